@@ -84,6 +84,14 @@ type Effects struct {
 	// Owed are admission references to be given back on other partitions
 	// (outbox entries of the budget and quota primitives).
 	Owed []string
+	// SuspensionClosed, when not empty, is the reason (cancelled,
+	// deadline_expired) with which the suspension ClosedSuspensionID and all its
+	// waitpoints are to be closed (suspension primitive).
+	SuspensionClosed   string
+	ClosedSuspensionID string
+	// Err is set by duties, which return no error of their own: the step would
+	// have broken a validity rule, and nothing was changed.
+	Err error
 }
 
 // ResultChange says what a transition does to the stored result.
