@@ -7,8 +7,8 @@ import (
 // maxBlockDetailBytes bounds the text an operator gives with a pause.
 const maxBlockDetailBytes = 4096
 
-// ValidateBlock checks the input of Pause and Unpause.
-func ValidateBlock(a flowfabric.BlockExecutionArgs) error {
+// ValidatePause checks the input of Pause and Unpause.
+func ValidatePause(a flowfabric.BlockExecutionArgs) error {
 	if err := validateID(a.ExecutionID); err != nil {
 		return err
 	}

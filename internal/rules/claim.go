@@ -79,9 +79,9 @@ func ValidateClaimGranted(a flowfabric.ClaimGrantedArgs) error {
 	return validateClaim(a.WorkerID, a.WorkerInstanceID, a.LeaseID, a.AttemptID, a.LeaseTTLMs)
 }
 
-// ValidateIssueGrantAndClaim checks the input of the fused form but for the
+// ValidateGrantAndClaim checks the input of the fused form but for the
 // capabilities.
-func ValidateIssueGrantAndClaim(a flowfabric.IssueGrantAndClaimArgs) error {
+func ValidateGrantAndClaim(a flowfabric.IssueGrantAndClaimArgs) error {
 	if err := validateID(a.ExecutionID); err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func (t *step) completion(cause string) *flowfabric.Event {
 	ev.Outcome, ev.PublicState, ev.ReplayCount, ev.Cause = e.TerminalOutcome, PublicState(e.StateVector), &replays, cause
 	if e.TerminalOutcome == flowfabric.OutcomeFailed || e.TerminalOutcome == flowfabric.OutcomeExpired {
 		ev.FailureCategory = e.FailureCategory
-		ev.FailureReason = cut(e.FailureReason, flowfabric.MaxEventReasonBytes)
+		ev.FailureReason = Cut(e.FailureReason, flowfabric.MaxEventReasonBytes)
 	}
 	return ev
 }

@@ -76,7 +76,7 @@ func ValidateFail(a flowfabric.FailExecutionArgs) error {
 
 func validateFail(a *flowfabric.FailExecutionArgs) error {
 	if a.Category != "" && !flowfabric.IsFailureCategory(a.Category) {
-		return flowfabric.InvalidInput("failure_category", "%q is no failure category", cut(a.Category, 80))
+		return flowfabric.InvalidInput("failure_category", "%q is no failure category", Cut(a.Category, 80))
 	}
 	if err := validateHolderSource(a.Source); err != nil {
 		return err
@@ -209,7 +209,7 @@ func validateCancel(a *flowfabric.CancelExecutionArgs) error {
 	case flowfabric.SourceOperatorOverride, flowfabric.SourceFlowCascade, flowfabric.SourceSystemTimeout:
 		return nil
 	}
-	return flowfabric.InvalidInput("source", "%q is unknown", cut(string(a.Source), 80))
+	return flowfabric.InvalidInput("source", "%q is unknown", Cut(string(a.Source), 80))
 }
 
 // Cancel ends the execution as cancelled: from any phase but the terminal one,

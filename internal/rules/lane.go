@@ -21,7 +21,7 @@ func ValidateSetLaneState(a flowfabric.SetLaneStateArgs) error {
 	switch a.State {
 	case flowfabric.LaneActive, flowfabric.LanePaused, flowfabric.LaneDraining, flowfabric.LaneDisabled:
 	default:
-		return flowfabric.InvalidInput("state", "%q is no lane state", cut(string(a.State), 80))
+		return flowfabric.InvalidInput("state", "%q is no lane state", Cut(string(a.State), 80))
 	}
 	return validateLine("reason", a.Reason, 0, maxLaneReasonBytes)
 }

@@ -115,7 +115,7 @@ func validateRevoke(a *flowfabric.RevokeLeaseArgs) error {
 	switch a.RevokedBy {
 	case "", revokedByOperator, "worker", "reconciler", "backend":
 	default:
-		return flowfabric.InvalidInput("revoked_by", "%q is unknown", cut(a.RevokedBy, 80))
+		return flowfabric.InvalidInput("revoked_by", "%q is unknown", Cut(a.RevokedBy, 80))
 	}
 	return validateLine("reason", a.Reason, 0, flowfabric.MaxRevokeReasonBytes)
 }

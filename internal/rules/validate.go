@@ -147,8 +147,8 @@ func validateOptionalUUID(field, id string) error {
 	return flowfabric.ValidateUUID(field, id)
 }
 
-// cut shortens s to at most limit bytes at a character boundary.
-func cut(s string, limit int) string {
+// Cut shortens s to at most limit bytes at a character boundary.
+func Cut(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
@@ -161,7 +161,7 @@ func cut(s string, limit int) string {
 // cleanReason cuts a reason and replaces what is not UTF-8, so that every store
 // can keep it.
 func cleanReason(s string) string {
-	return cut(strings.ToValidUTF8(s, "\uFFFD"), flowfabric.MaxReasonBytes)
+	return Cut(strings.ToValidUTF8(s, "\uFFFD"), flowfabric.MaxReasonBytes)
 }
 
 // ValidateTagKey checks a tag key: ^[a-z][a-z0-9_]*\.[a-z0-9_][a-z0-9_.]*$, at
@@ -171,7 +171,7 @@ func ValidateTagKey(key string) error {
 	if validTagKey(key) {
 		return nil
 	}
-	return flowfabric.NewError(flowfabric.CodeInvalidTagKey, "tag key %q", cut(key, 80)).With("key", cut(key, flowfabric.MaxTagKeyBytes))
+	return flowfabric.NewError(flowfabric.CodeInvalidTagKey, "tag key %q", Cut(key, 80)).With("key", Cut(key, flowfabric.MaxTagKeyBytes))
 }
 
 func validTagKey(key string) bool {
@@ -258,7 +258,7 @@ func ValidateListExecutions(a *flowfabric.ListExecutionsArgs, parts flowfabric.P
 	known := flowfabric.PublicStates()
 	for _, st := range a.PublicStates {
 		if !slices.Contains(known, st) {
-			return flowfabric.InvalidInput("public_state", "%q is no public state", cut(string(st), 80))
+			return flowfabric.InvalidInput("public_state", "%q is no public state", Cut(string(st), 80))
 		}
 	}
 	if a.Kind != "" {
