@@ -10,11 +10,17 @@ import (
 // once: a further call starts beside a running one only for a full batch.
 const maxCallsInFlight = 4
 
+// maxCallBytes bounds the payloads of one batch, so that it fits the bulk limit
+// of 16 MiB also in base64. An item over it goes alone.
+const maxCallBytes = 8 << 20
+
 // collector sends items to the store in batches without adding delay: while one
 // call is in flight the next items collect and then go together, at most 100 of
 // them. Each caller gets its own item's answer. (Decision D20.)
 type collector[A, R any] struct {
 	send func(ctx context.Context, items []A) ([]Item[R], error)
+	// size is the payload of an item in bytes.
+	size func(A) int
 	// life ends the calls in flight when it ends; nil when nothing does.
 	life context.Context
 
@@ -86,9 +92,14 @@ func (c *collector[A, R]) run() {
 func (c *collector[A, R]) next(batch []*pending[A, R]) []*pending[A, R] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	taken := 0
+	taken, bytes := 0, 0
 	for taken < len(c.queue) && len(batch) < MaxBatchItems {
-		if p := c.queue[taken]; p.ctx.Err() == nil {
+		p := c.queue[taken]
+		if p.ctx.Err() == nil {
+			bytes += c.size(p.args)
+			if bytes > maxCallBytes && len(batch) > 0 {
+				break
+			}
 			batch = append(batch, p)
 		}
 		taken++

@@ -40,7 +40,7 @@ func (b *backoff) reset() { b.n = 0 }
 // idempotent operations only.
 func retry[R any](ctx context.Context, clock Clock, op func(context.Context) (R, error)) (R, error) {
 	r, err := op(ctx)
-	if err == nil || !IsRetryable(err) {
+	if !autoRetryable(err) {
 		return r, err
 	}
 	return retryAfter(ctx, clock, err, op)
@@ -55,11 +55,17 @@ func retryAfter[R any](ctx context.Context, clock Clock, err error, op func(cont
 			return r, ended
 		}
 		r, err = op(ctx)
-		if err == nil || !IsRetryable(err) {
+		if !autoRetryable(err) {
 			return r, err
 		}
 	}
 	return r, err
+}
+
+// autoRetryable reports whether an idempotent operation that failed with err is
+// repeated. A conflict that time may resolve is left to the caller.
+func autoRetryable(err error) bool {
+	return err != nil && IsRetryable(err) && !errors.Is(err, ClassConflict)
 }
 
 // definite reports whether err is an answer of the engine, so that the outcome
@@ -71,6 +77,11 @@ func definite(err error) bool {
 		return false
 	}
 	return e.Class != ClassRetryableTransport && e.Class != ClassBug
+}
+
+// mayHaveHappened reports whether the failed call may have taken effect.
+func mayHaveHappened(err error) bool {
+	return err != nil && !definite(err) && !errors.Is(err, ClassCapacity) && !errors.Is(err, ClassConflict)
 }
 
 // isContextError reports whether err is the plain end of a context.
