@@ -1,0 +1,122 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
+)
+
+func laneRoutes() []*route {
+	return []*route{
+		{
+			id: "list_lanes", method: http.MethodGet, pattern: wire.RouteLanes, scopes: ScopeRead,
+			summary: "The lanes by id, with their counts.", query: []param{limitParam, cursorParam},
+			codes:    []flowfabric.Code{flowfabric.CodeInvalidCursor},
+			endpoint: serves[none, wire.Page[flowfabric.LaneStatus]](listLanes),
+		},
+		{
+			id: "get_lane", method: http.MethodGet, pattern: wire.RouteLane, scopes: ScopeRead,
+			summary: "One lane, with its counts.", codes: []flowfabric.Code{flowfabric.CodeLaneNotFound},
+			endpoint: serves[none, flowfabric.LaneStatus](getLane),
+		},
+		{
+			id: "update_lane", method: http.MethodPut, pattern: wire.RouteLane, scopes: ScopeOperate,
+			summary:  "Changes a lane's settings; makes the lane when it does not exist.",
+			codes:    []flowfabric.Code{flowfabric.CodeRevisionConflict, flowfabric.CodeInvalidPolicyJSON, flowfabric.CodeLaneNotFound, flowfabric.CodeIDMismatch},
+			endpoint: serves[wire.UpdateLaneRequest, flowfabric.Lane](updateLane),
+		},
+		{
+			id: "set_lane_state", method: http.MethodPut, pattern: wire.RouteLaneState, scopes: ScopeOperate,
+			summary:  "Pauses, resumes, drains, disables or enables a lane.",
+			codes:    []flowfabric.Code{flowfabric.CodeInvalidLaneTransition, flowfabric.CodeLaneNotFound, flowfabric.CodeIDMismatch},
+			endpoint: audited("lane state set", serves[wire.SetLaneStateRequest, wire.SetLaneStateResponse](setLaneState)),
+		},
+		{
+			id: "delete_lane", method: http.MethodDelete, pattern: wire.RouteLane, scopes: ScopeOperate,
+			summary: "Deletes a disabled lane without live executions.", codes: []flowfabric.Code{flowfabric.CodeLaneNotEmpty},
+			variants: map[string][]string{"deleted": nil, "already_deleted": nil},
+			endpoint: serves[none, wire.DeleteLaneResponse](deleteLane),
+		},
+	}
+}
+
+func listLanes(c *call) error {
+	query, err := c.query()
+	if err != nil {
+		return err
+	}
+	args, err := wire.ParseListLanes(query)
+	if err != nil {
+		return err
+	}
+	r, err := c.api.backend.ListLanes(c.ctx, args)
+	if err != nil {
+		return err
+	}
+	return c.ok(wire.NewLanesPage(query, r))
+}
+
+func getLane(c *call) error {
+	id, err := c.laneID()
+	if err != nil {
+		return err
+	}
+	lane, err := c.api.backend.GetLane(c.ctx, id)
+	if err != nil {
+		return err
+	}
+	return c.ok(wire.NewLaneStatus(lane))
+}
+
+func updateLane(c *call) error {
+	id, err := c.laneID()
+	if err != nil {
+		return err
+	}
+	var body wire.UpdateLaneRequest
+	if err := c.decode(&body); err != nil {
+		return err
+	}
+	args, err := body.Args(id)
+	if err != nil {
+		return err
+	}
+	lane, err := c.api.backend.UpdateLane(c.ctx, args)
+	if err != nil {
+		return err
+	}
+	return c.ok(lane)
+}
+
+func setLaneState(c *call) error {
+	id, err := c.laneID()
+	if err != nil {
+		return err
+	}
+	var body wire.SetLaneStateRequest
+	if err := c.decode(&body); err != nil {
+		return err
+	}
+	args, err := body.Args(id)
+	if err != nil {
+		return err
+	}
+	r, err := c.api.backend.SetLaneState(c.ctx, args)
+	if err != nil {
+		return err
+	}
+	return c.ok(wire.NewSetLaneStateResponse(r))
+}
+
+func deleteLane(c *call) error {
+	id, err := c.laneID()
+	if err != nil {
+		return err
+	}
+	deleted, err := c.api.backend.DeleteLane(c.ctx, id)
+	if err != nil {
+		return err
+	}
+	return c.ok(wire.NewDeleteLaneResponse(deleted))
+}

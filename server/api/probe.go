@@ -1,0 +1,107 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
+)
+
+// probeTimeout bounds what a probe asks of the store.
+const probeTimeout = time.Second
+
+// status is the answer of a probe.
+type status struct {
+	Status string `json:"status" enum:"ok"`
+}
+
+func probeRoutes() []*route {
+	return []*route{
+		{
+			id: "livez", method: http.MethodGet, pattern: wire.RouteLivez, probe: true,
+			summary:  "Whether the process runs; asks nothing of the store.",
+			endpoint: serves[none, status](func(c *call) error { return c.ok(status{"ok"}) }),
+		},
+		{
+			id: "healthz", method: http.MethodGet, pattern: wire.RouteHealthz, probe: true,
+			summary:  "Whether the store answers within a second.",
+			codes:    []flowfabric.Code{flowfabric.CodeStoreUnavailable},
+			endpoint: serves[none, status](healthz),
+		},
+		{
+			id: "readyz", method: http.MethodGet, pattern: wire.RouteReadyz, probe: true,
+			summary:  "Whether this process takes work: store, partition counts, duties, and no shutdown or drain.",
+			codes:    []flowfabric.Code{flowfabric.CodeNotReady},
+			endpoint: serves[none, status](readyz),
+		},
+		{
+			id: "metrics", method: http.MethodGet, pattern: wire.RouteMetrics, probe: true, scopes: ScopeRead,
+			summary:  "Prometheus text; without a token unless FF_METRICS_AUTH is on.",
+			endpoint: endpoint{handle: metrics, media: "text/plain"},
+		},
+		{
+			id: "openapi", method: http.MethodGet, pattern: wire.RouteOpenAPI,
+			summary:  "This document.",
+			endpoint: endpoint{handle: openAPI, result: reflect.TypeFor[map[string]any]()},
+		},
+	}
+}
+
+func healthz(c *call) error {
+	if err := c.api.ping(c.ctx); err != nil {
+		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "the store does not answer").Wrap(err)
+	}
+	return c.ok(status{"ok"})
+}
+
+func (a *API) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	return a.backend.Ping(ctx)
+}
+
+func readyz(c *call) error {
+	checks, ready := c.api.checks(c.ctx)
+	if ready {
+		return c.ok(status{"ok"})
+	}
+	return flowfabric.NewError(flowfabric.CodeNotReady, "a check fails").With("checks", checks)
+}
+
+// checks returns what readiness depends on, name to ok or failing.
+func (a *API) checks(ctx context.Context) (map[string]string, bool) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	checks := make(map[string]string, 5)
+	ready := true
+	check := func(name string, ok bool) {
+		checks[name] = "ok"
+		if !ok {
+			checks[name] = "failing"
+			ready = false
+		}
+	}
+	check("shutdown", !a.unready.Load())
+	check("drain", !a.drained.Load())
+	check("store", a.backend.Ping(ctx) == nil)
+	_, err := a.backend.PartitionConfig(ctx)
+	check("schema", err == nil)
+	if a.opt.Duties {
+		scanners, err := a.backend.ListScanners(ctx)
+		check("duties", err == nil && len(scanners) > 0)
+	}
+	return checks, ready
+}
+
+func metrics(c *call) error {
+	c.api.metrics.Handler().ServeHTTP(c, c.r)
+	return nil
+}
+
+func openAPI(c *call) error {
+	c.send(http.StatusOK, jsonType, c.api.openapi)
+	return nil
+}

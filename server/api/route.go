@@ -1,0 +1,218 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
+)
+
+// route is one row of the table that serves requests and makes the OpenAPI
+// document.
+type route struct {
+	// id is the operation's name, in snake_case.
+	id      string
+	method  string
+	pattern string
+	summary string
+	// scopes are those of which a caller needs one; 0 means none is needed.
+	scopes Scopes
+	// limit bounds the request's body, in bytes; 0 means control, 64 KiB.
+	limit int
+	// probe routes answer without a token, a rate limit, and while shutting down.
+	probe bool
+	// stream routes answer with an open connection; HEAD does not work on them.
+	stream bool
+	// query documents the parameters of the query string.
+	query []param
+	// status is the answer's usual status; 0 means 200.
+	status int
+	// also are further statuses of success, with what they mean.
+	also map[int]string
+	// variants are the fields of each outcome of the result, where it has some.
+	variants map[string][]string
+	// codes are those the operation itself may answer, beside what every route
+	// may.
+	codes []flowfabric.Code
+	endpoint
+}
+
+// endpoint is what a route does, with the types it reads and writes.
+type endpoint struct {
+	handle func(*call) error
+	body   reflect.Type // nil: the route takes no fields
+	result reflect.Type // nil: no JSON document
+	media  string       // of a result that is no JSON document
+}
+
+// param documents one parameter of a query string.
+type param struct {
+	name     string
+	kind     string // string, integer or boolean
+	required bool
+	repeated bool
+	doc      string
+}
+
+// routes is the whole table, primitive by primitive.
+func (a *API) routes() []*route {
+	return slices.Concat(executionRoutes(), attemptRoutes(), leaseRoutes(), claimRoutes(), registryRoutes(), laneRoutes(),
+		feedRoutes(), adminRoutes(), probeRoutes())
+}
+
+// mount registers the table with a ServeMux, and every path, without method, with
+// another, which tells a wrong method from an unknown path.
+func (a *API) mount() error {
+	a.mux, a.paths = http.NewServeMux(), http.NewServeMux()
+	methods := make(map[string][]string)
+	ids := make(map[string]bool)
+	for _, rt := range a.routes() {
+		if rt.pattern == wire.RouteMetrics && a.opt.HideMetrics {
+			continue
+		}
+		if ids[rt.id] {
+			return fmt.Errorf("operation %s is in the table twice", rt.id)
+		}
+		ids[rt.id] = true
+		if rt.limit == 0 {
+			rt.limit = wire.LimitControl
+		}
+		a.table = append(a.table, rt)
+		a.mux.HandleFunc(rt.method+" "+rt.pattern, func(w http.ResponseWriter, r *http.Request) {
+			c := w.(*call)
+			c.r, c.route = r, rt
+			c.serve()
+		})
+		methods[rt.pattern] = append(methods[rt.pattern], rt.method)
+		if rt.method == http.MethodGet && !rt.stream {
+			methods[rt.pattern] = append(methods[rt.pattern], http.MethodHead)
+		}
+	}
+	a.allow = make(map[string]string, len(methods))
+	for pattern, list := range methods {
+		list = append(list, http.MethodOptions)
+		slices.Sort(list)
+		a.allow[pattern] = strings.Join(list, ", ")
+		a.paths.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
+	}
+	a.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.(*call).unrouted() })
+	return nil
+}
+
+// executionArgs is a body that turns into the arguments of an operation on one
+// execution.
+type executionArgs[A any] interface {
+	Args(id flowfabric.ExecutionID) (A, error)
+}
+
+// onExecution is the endpoint of an operation on the execution in the path: body
+// Q, operation, answer.
+func onExecution[Q executionArgs[A], A, R, S any](op func(flowfabric.Backend, context.Context, A) (R, error), answer func(flowfabric.ExecutionID, R) S) endpoint {
+	return endpoint{body: reflect.TypeFor[Q](), result: reflect.TypeFor[S](), handle: func(c *call) error {
+		id, err := c.executionID()
+		if err != nil {
+			return err
+		}
+		var body Q
+		if err := c.decode(&body); err != nil {
+			return err
+		}
+		args, err := body.Args(id)
+		if err != nil {
+			return err
+		}
+		if err := c.admit(id); err != nil {
+			return err
+		}
+		r, err := op(c.api.backend, c.ctx, args)
+		if err != nil {
+			return err
+		}
+		return c.ok(answer(id, r))
+	}}
+}
+
+// attemptArgs is a body that turns into the arguments of an operation on one
+// attempt.
+type attemptArgs[A any] interface {
+	Args(id flowfabric.ExecutionID, index uint32) (A, error)
+}
+
+// onAttempt is the endpoint of an operation on the attempt in the path.
+func onAttempt[Q attemptArgs[A], A, R, S any](op func(flowfabric.Backend, context.Context, A) (R, error), answer func(flowfabric.ExecutionID, R) S) endpoint {
+	return endpoint{body: reflect.TypeFor[Q](), result: reflect.TypeFor[S](), handle: func(c *call) error {
+		id, index, err := c.attempt()
+		if err != nil {
+			return err
+		}
+		var body Q
+		if err := c.decode(&body); err != nil {
+			return err
+		}
+		args, err := body.Args(id, index)
+		if err != nil {
+			return err
+		}
+		if err := c.admit(id); err != nil {
+			return err
+		}
+		r, err := op(c.api.backend, c.ctx, args)
+		if err != nil {
+			return err
+		}
+		return c.ok(answer(id, r))
+	}}
+}
+
+// readExecution is the endpoint of a read of the execution in the path.
+func readExecution[R, S any](op func(flowfabric.Backend, context.Context, flowfabric.ExecutionID) (R, error), answer func(flowfabric.ExecutionID, R) (S, error)) endpoint {
+	return endpoint{result: reflect.TypeFor[S](), handle: func(c *call) error {
+		id, err := c.executionID()
+		if err != nil {
+			return err
+		}
+		if err := c.admit(id); err != nil {
+			return err
+		}
+		r, err := op(c.api.backend, c.ctx, id)
+		if err != nil {
+			return err
+		}
+		s, err := answer(id, r)
+		if err != nil {
+			return err
+		}
+		return c.ok(s)
+	}}
+}
+
+// plain makes an answer that needs no id and cannot fail out of one that makes
+// a wire form of a result.
+func plain[R, S any](answer func(R) S) func(flowfabric.ExecutionID, R) S {
+	return func(_ flowfabric.ExecutionID, r R) S { return answer(r) }
+}
+
+// shown is plain for reads.
+func shown[R, S any](answer func(R) S) func(flowfabric.ExecutionID, R) (S, error) {
+	return func(_ flowfabric.ExecutionID, r R) (S, error) { return answer(r), nil }
+}
+
+// serves is the endpoint of a handler of its own, with body Q and result S.
+func serves[Q, S any](handle func(*call) error) endpoint {
+	return endpoint{handle: handle, body: bodyType[Q](), result: bodyType[S]()}
+}
+
+// none stands for "no body" in serves.
+type none struct{}
+
+func bodyType[T any]() reflect.Type {
+	if t := reflect.TypeFor[T](); t != reflect.TypeFor[none]() {
+		return t
+	}
+	return nil
+}
