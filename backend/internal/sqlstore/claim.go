@@ -1,0 +1,311 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
+)
+
+// newGrantID mints an unguessable grant identifier of 128 random bits.
+func newGrantID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// claimed is a claim whose payload is still to be read.
+type claimed struct {
+	xid  int64
+	task flowfabric.ClaimedExecution
+}
+
+// payload completes claimed tasks with their inputs, which are written once and
+// cannot go away while the lease is held: so they are read outside the writer.
+func (s *Store) payload(ctx context.Context, list []claimed) ([]flowfabric.ClaimedExecution, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	out := make([]flowfabric.ClaimedExecution, len(list))
+	err := s.db.Read(context.WithoutCancel(ctx), func(c Conn) error {
+		for i := range list {
+			out[i] = list[i].task
+			encoding, data, err := s.input(c, list[i].xid)
+			if err != nil {
+				return err
+			}
+			out[i].Payload, out[i].PayloadEncoding = data, encoding
+		}
+		return nil
+	})
+	return out, err
+}
+
+// claimOne runs a claim rule on one named execution.
+func (s *Store) claimOne(ctx context.Context, id flowfabric.ExecutionID, check func(tx *Tx, r *row) error,
+	apply func(tx *Tx, r *row) (rules.Claimed, rules.Effects, error)) (flowfabric.ClaimedExecution, error) {
+	if err := rules.ValidateExecutionID(id, s.parts); err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	var got claimed
+	var refused error
+	err := s.write(ctx, func(tx *Tx) error {
+		got, refused = claimed{}, nil
+		r, err := tx.load(id)
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			refused = notFound(id)
+			return nil
+		}
+		if check != nil {
+			if refused = check(tx, r); refused != nil {
+				return nil
+			}
+		}
+		c, fx, err := apply(tx, r)
+		refused = err
+		got = claimed{r.xid, c.Task}
+		if !fx.Changed {
+			return nil
+		}
+		return tx.save(r, &fx)
+	})
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	tasks, err := s.payload(ctx, []claimed{got})
+	if err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	return tasks[0], nil
+}
+
+// ClaimGranted consumes a grant.
+func (s *Store) ClaimGranted(ctx context.Context, a flowfabric.ClaimGrantedArgs) (flowfabric.ClaimedExecution, error) {
+	if err := rules.ValidateClaimGranted(a); err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	caps, err := flowfabric.NormalizeCapabilities("worker", a.Capabilities)
+	if err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	in := rules.ClaimInput{GrantID: a.GrantID, LaneID: a.LaneID, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID,
+		Capabilities: caps, CapabilityHash: flowfabric.CapabilityDigest(caps), LeaseID: a.LeaseID, AttemptID: a.AttemptID,
+		LeaseTTLMs: a.LeaseTTLMs, Expect: a.Expect}
+	mint(&in)
+	return s.claimOne(ctx, a.ExecutionID, nil, func(tx *Tx, r *row) (rules.Claimed, rules.Effects, error) {
+		scheduled := r.st.Grant != nil && r.st.Grant.IssuedBy == flowfabric.IssuedByScheduler
+		c, fx, err := rules.ClaimGranted(r.st, in, tx.Now)
+		if err == nil && fx.Changed {
+			r.counted = scheduled
+		}
+		return c, fx, err
+	})
+}
+
+func mint(in *rules.ClaimInput) {
+	if in.LeaseID == "" {
+		in.LeaseID = flowfabric.NewLeaseID()
+	}
+	if in.AttemptID == "" {
+		in.AttemptID = flowfabric.NewAttemptID()
+	}
+}
+
+// IssueGrantAndClaim grants and claims one named execution in one step.
+func (s *Store) IssueGrantAndClaim(ctx context.Context, a flowfabric.IssueGrantAndClaimArgs) (flowfabric.ClaimedExecution, error) {
+	if err := rules.ValidateGrantAndClaim(a); err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	caps, err := flowfabric.NormalizeCapabilities("worker", a.Capabilities)
+	if err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	in := rules.ClaimInput{LaneID: a.LaneID, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID, Capabilities: caps,
+		CapabilityHash: flowfabric.CapabilityDigest(caps), LeaseID: a.LeaseID, AttemptID: a.AttemptID, LeaseTTLMs: a.LeaseTTLMs,
+		IssuedBy: a.IssuedBy, OperatorOverride: a.OperatorOverride, RouteSnapshot: a.RouteSnapshot, AdmissionSummary: a.AdmissionSummary}
+	if in.IssuedBy == "" {
+		in.IssuedBy = flowfabric.IssuedByDirect
+	}
+	mint(&in)
+	check := func(tx *Tx, r *row) error {
+		if a.OperatorOverride {
+			return nil
+		}
+		return s.laneOpen(r.st.Exec.LaneID)
+	}
+	return s.claimOne(ctx, a.ExecutionID, check, func(tx *Tx, r *row) (rules.Claimed, rules.Effects, error) {
+		c, fx, err := rules.GrantAndClaim(r.st, in, tx.Now)
+		if err == nil && fx.Changed {
+			r.counted = false
+		}
+		if flowfabric.CodeOf(err) == flowfabric.CodeCapabilityMismatch {
+			if e := tx.uncovered(r.bucket); e != nil {
+				return c, fx, e
+			}
+		}
+		return c, fx, err
+	})
+}
+
+// laneOpen refuses claims aimed at a disabled lane.
+func (s *Store) laneOpen(id flowfabric.LaneID) error {
+	if l := s.lanes[id]; l != nil && l.State == flowfabric.LaneDisabled {
+		return flowfabric.NewError(flowfabric.CodeLaneDisabled, "lane %s is disabled", id)
+	}
+	return nil
+}
+
+// IssueClaimGrant writes a grant for one named execution.
+func (s *Store) IssueClaimGrant(ctx context.Context, a flowfabric.IssueClaimGrantArgs) (g flowfabric.Grant, err error) {
+	if err := rules.ValidateIssueClaimGrant(a); err != nil {
+		return g, err
+	}
+	caps, err := flowfabric.NormalizeCapabilities("worker", a.Capabilities)
+	if err != nil {
+		return g, err
+	}
+	in := rules.GrantInput{GrantID: newGrantID(), LaneID: a.LaneID, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID,
+		Capabilities: caps, TTLMs: a.GrantTTLMs, RouteSnapshot: a.RouteSnapshot, AdmissionSummary: a.AdmissionSummary,
+		AdmissionRefs: a.AdmissionRefs, IssuedBy: a.IssuedBy}
+	if in.IssuedBy == "" {
+		in.IssuedBy = flowfabric.IssuedByScheduler
+	}
+	err = s.change(ctx, a.ExecutionID, func(tx *Tx, st *rules.State) (fx rules.Effects, err error) {
+		if err := s.laneOpen(a.LaneID); err != nil {
+			return fx, err
+		}
+		g, fx, err = rules.IssueGrant(st, in, tx.Now)
+		return fx, err
+	})
+	return g, err
+}
+
+// IssueReclaimGrant aims a grant at one interrupted execution.
+func (s *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaimGrantArgs) (res flowfabric.IssueReclaimGrantResult, err error) {
+	if err := rules.ValidateIssueReclaimGrant(a); err != nil {
+		return res, err
+	}
+	caps, err := flowfabric.NormalizeCapabilities("worker", a.Capabilities)
+	if err != nil {
+		return res, err
+	}
+	in := rules.GrantInput{GrantID: newGrantID(), LaneID: a.LaneID, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID,
+		Capabilities: caps, TTLMs: a.GrantTTLMs, IssuedBy: flowfabric.IssuedByOperator}
+	err = s.change(ctx, a.ExecutionID, func(tx *Tx, st *rules.State) (fx rules.Effects, err error) {
+		in := in
+		if a.Capabilities == nil {
+			in.Capabilities = s.registeredCapabilities(st.Exec.Namespace, a.WorkerInstanceID, tx.Now)
+		}
+		if err := s.laneOpen(st.Exec.LaneID); err != nil {
+			res = flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimNotReclaimable,
+				Detail: fmt.Sprintf("admission_denied: lane %s is disabled", st.Exec.LaneID)}
+			return fx, nil
+		}
+		res, fx, err = rules.IssueReclaimGrant(st, in, tx.Now)
+		return fx, err
+	})
+	return res, err
+}
+
+// ReleaseGrant ends an unused grant at once.
+func (s *Store) ReleaseGrant(ctx context.Context, a flowfabric.ReleaseGrantArgs) (released bool, err error) {
+	if err := rules.ValidateReleaseGrant(a); err != nil {
+		return false, err
+	}
+	err = s.change(ctx, a.ExecutionID, func(tx *Tx, st *rules.State) (fx rules.Effects, err error) {
+		released, fx = rules.ReleaseGrant(st, a, tx.Now)
+		return fx, nil
+	})
+	if flowfabric.CodeOf(err) == flowfabric.CodeExecutionNotFound {
+		return false, nil
+	}
+	return released, err
+}
+
+var qListOffered = &Query{`select part, uuid, prio_key, id_rank from executions where bucket = ? and offered = 1
+	order by prio_key, id_rank, uuid limit ?`}
+
+// ListEligible returns candidates in claim order.
+func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs) ([]flowfabric.ExecutionID, error) {
+	if err := a.LaneID.Validate(); err != nil {
+		return nil, err
+	}
+	caps, err := flowfabric.NormalizeCapabilities("worker", a.Capabilities)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := listLimit(a.Limit, 1, flowfabric.MaxListLimit)
+	if err != nil {
+		return nil, err
+	}
+	s.pub.RLock()
+	disabled := s.pub.lanes[a.LaneID].State == flowfabric.LaneDisabled
+	s.pub.RUnlock()
+	if disabled {
+		return nil, nil
+	}
+	count := s.parts.NumFlowPartitions
+	if a.Partitions > 0 && a.Partitions < count {
+		count = a.Partitions
+	}
+	inWindow := func(part uint16) bool {
+		d := (int(part) - int(a.FirstPartition) + s.parts.NumFlowPartitions) % s.parts.NumFlowPartitions
+		return d < count
+	}
+	s.bucketMu.RLock()
+	var covered []*bucket
+	for _, b := range s.buckets.byID {
+		if b.lane == a.LaneID && visible(b.namespace, a.Namespace, nil) && len(flowfabric.MissingCapabilities(b.required, caps)) == 0 {
+			covered = append(covered, b)
+		}
+	}
+	s.bucketMu.RUnlock()
+	type entry struct {
+		key headKey
+		id  flowfabric.ExecutionID
+	}
+	var best []entry
+	err = s.db.Read(ctx, func(c Conn) error {
+		for _, b := range covered {
+			q := c.Stmt(qListOffered)
+			q.Int(b.id)
+			q.Int(int64(flowfabric.MaxListExamined))
+			for n := 0; n < limit; {
+				ok, err := q.Next()
+				if err != nil {
+					return err
+				}
+				if !ok {
+					break
+				}
+				k := rowKey{part: uint16(q.ColInt(0))}
+				copy(k.uuid[:], q.ColBlob(1, nil))
+				if !inWindow(k.part) {
+					continue
+				}
+				n++
+				best = append(best, entry{headKey{q.ColInt(2), q.ColInt(3), k.uuid}, executionID(k)})
+			}
+			q.Stop()
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	sortBy(best, func(x, y entry) bool { return x.key.less(y.key) })
+	ids := make([]flowfabric.ExecutionID, 0, min(limit, len(best)))
+	for i := 0; i < len(best) && i < limit; i++ {
+		ids = append(ids, best[i].id)
+	}
+	return ids, nil
+}

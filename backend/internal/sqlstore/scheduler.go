@@ -1,0 +1,252 @@
+package sqlstore
+
+import (
+	"context"
+	"slices"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
+)
+
+func sortBy[E any](list []E, less func(x, y E) bool) {
+	slices.SortFunc(list, func(x, y E) int {
+		if less(x, y) {
+			return -1
+		}
+		if less(y, x) {
+			return 1
+		}
+		return 0
+	})
+}
+
+// Rows of a bucket in claim order, as a claim reads them.
+var qTakeOffered = &Query{`select xid, bucket, state, offered, prio_key, due_at, holder, rec, part, uuid, id_rank from executions
+	where bucket = ? and offered = 1 order by prio_key, id_rank, uuid limit ?`}
+
+// source is one covered bucket during a claim: its next candidates.
+type source struct {
+	b    *bucket
+	rows []*row
+	next int
+	more bool // the bucket may hold rows beyond those read
+}
+
+// ClaimCandidates takes up to Max executions in one step.
+func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidatesArgs) (flowfabric.ClaimCandidatesResult, error) {
+	var res flowfabric.ClaimCandidatesResult
+	var list []claimed
+	var refused error
+	err := s.db.Write(ctx, a.Max, func(tx *Tx) error {
+		res, list, refused = flowfabric.ClaimCandidatesResult{}, list[:0], nil
+		if refused = tx.registerImplicit(&a); refused != nil {
+			if flowfabric.AsError(refused) == nil {
+				return refused
+			}
+			return nil
+		}
+		err := tx.lapseGrants()
+		if err == nil {
+			list, err = tx.take(&a, &res, list)
+		}
+		return err
+	})
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
+		return flowfabric.ClaimCandidatesResult{}, err
+	}
+	res.Tasks, err = s.payload(ctx, list)
+	return res, err
+}
+
+// sources collects the non-empty buckets that the worker covers, in the lanes
+// that yield claims, and labels those nobody covers.
+func (tx *Tx) sources(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandidatesResult) ([]*source, error) {
+	var out []*source
+	examined := 0
+	for _, lane := range a.Lanes {
+		if l := tx.s.lanes[lane]; l != nil && l.State == flowfabric.LaneDisabled {
+			continue
+		}
+		for b := range tx.s.buckets.lanes[lane] {
+			if !visible(b.namespace, a.Namespace, a.Namespaces) {
+				continue
+			}
+			if len(b.required) == 0 || len(flowfabric.MissingCapabilities(b.required, a.Capabilities)) == 0 {
+				out = append(out, &source{b: b, more: true})
+				continue
+			}
+			if examined++; examined > flowfabric.MaxUncoveredBuckets {
+				continue
+			}
+			was := b.label.UncoveredSince
+			if err := tx.uncovered(b); err != nil {
+				return nil, err
+			}
+			if was == 0 && b.label.UncoveredSince != 0 {
+				res.UncoveredLabelled++
+			}
+		}
+	}
+	return out, nil
+}
+
+// full reports whether a lane has reached its max_concurrency.
+func (tx *Tx) full(lane flowfabric.LaneID) bool {
+	l := tx.s.lanes[lane]
+	return l != nil && l.MaxConcurrency > 0 && tx.s.countOf(lane)[leasedSlot]+tx.granted(lane) >= int64(l.MaxConcurrency)
+}
+
+// take lets the picker choose among the heads of the covered buckets until it
+// has enough.
+func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandidatesResult, list []claimed) ([]claimed, error) {
+	sources, err := tx.sources(a, res)
+	if err != nil {
+		return list, err
+	}
+	hash := flowfabric.CapabilityDigest(a.Capabilities)
+	heads := make([]flowfabric.Candidate, 0, len(sources))
+	live := sources[:0]
+	for _, src := range sources {
+		if tx.full(src.b.lane) {
+			continue
+		}
+		ok, err := tx.advance(src, a.Max)
+		if err != nil {
+			return list, err
+		}
+		if ok {
+			live = append(live, src)
+			heads = append(heads, candidate(src.rows[src.next]))
+		}
+	}
+	evaluated := 0
+	for len(live) > 0 && len(list)+len(res.Grants) < a.Max {
+		if evaluated == flowfabric.MaxEvaluatedCandidates {
+			res.More = true
+			break
+		}
+		i := a.Picker.Pick(heads)
+		if i < 0 || i >= len(live) {
+			break
+		}
+		src := live[i]
+		r := src.rows[src.next]
+		src.next++
+		evaluated++
+		took, err := tx.takeOne(a, r, hash, res, &list)
+		if err != nil {
+			return list, err
+		}
+		if took {
+			a.Picker.Taken(heads[i])
+		}
+		ok := false
+		if !tx.full(src.b.lane) {
+			if ok, err = tx.advance(src, a.Max-len(list)-len(res.Grants)); err != nil {
+				return list, err
+			}
+		}
+		if ok {
+			heads[i] = candidate(src.rows[src.next])
+			continue
+		}
+		live = slices.Delete(live, i, i+1)
+		heads = slices.Delete(heads, i, i+1)
+	}
+	if len(live) > 0 && len(list)+len(res.Grants) > 0 {
+		res.More = true
+	}
+	return list, nil
+}
+
+func (tx *Tx) takeOne(a *flowfabric.ClaimCandidatesArgs, r *row, hash string, res *flowfabric.ClaimCandidatesResult, list *[]claimed) (bool, error) {
+	if a.GrantTTLMs > 0 {
+		g, fx, err := rules.OfferGrant(r.st, rules.GrantInput{GrantID: newGrantID(), LaneID: r.bucket.lane, WorkerID: a.WorkerID,
+			WorkerInstanceID: a.WorkerInstanceID, Capabilities: a.Capabilities, TTLMs: a.GrantTTLMs, IssuedBy: flowfabric.IssuedByScheduler}, tx.Now)
+		if fx.Changed {
+			if err := tx.save(r, &fx); err != nil {
+				return false, err
+			}
+		}
+		if err != nil {
+			return false, nil
+		}
+		res.Grants = append(res.Grants, g)
+		return true, nil
+	}
+	in := rules.ClaimInput{LaneID: r.bucket.lane, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID, Capabilities: a.Capabilities,
+		CapabilityHash: hash, LeaseTTLMs: a.LeaseTTLMs, IssuedBy: flowfabric.IssuedByScheduler}
+	mint(&in)
+	c, fx, err := rules.GrantAndClaim(r.st, in, tx.Now)
+	if fx.Changed {
+		r.counted = err == nil
+		if err := tx.save(r, &fx); err != nil {
+			return false, err
+		}
+	}
+	if err != nil {
+		return false, nil
+	}
+	*list = append(*list, claimed{r.xid, c.Task})
+	return true, nil
+}
+
+func candidate(r *row) flowfabric.Candidate {
+	x := &r.st.Exec
+	return flowfabric.Candidate{LaneID: r.bucket.lane, Namespace: r.bucket.namespace, Priority: x.Priority, CreatedAt: x.CreatedAt, ID: x.ExecutionID}
+}
+
+// advance makes sure that src has a next candidate, reading more when it must.
+func (tx *Tx) advance(src *source, want int) (bool, error) {
+	for {
+		if src.next < len(src.rows) {
+			return true, nil
+		}
+		if !src.more || src.b.offered == 0 {
+			return false, nil
+		}
+		src.rows, src.next = src.rows[:0], 0
+		limit := min(max(want, 1), flowfabric.MaxClaimTasks)
+		q := tx.conn.Stmt(qTakeOffered)
+		q.Int(src.b.id)
+		q.Int(int64(limit))
+		var aside []*row
+		for {
+			ok, err := q.Next()
+			if err != nil {
+				return false, err
+			}
+			if !ok {
+				break
+			}
+			key := rowKey{part: uint16(q.ColInt(8))}
+			q.ColBlob(9, key.uuid[:0])
+			r := tx.s.cache.get(key)
+			if r == nil {
+				if r, err = tx.s.readRow("claim", q, key); err != nil {
+					if flowfabric.CodeOf(err) != flowfabric.CodeCorruptRecord {
+						q.Stop()
+						return false, err
+					}
+					tx.s.cfg.Logger.Error("a candidate does not decode and is passed over", "execution_id", executionID(key), "error", err)
+					continue
+				}
+				aside = append(aside, r)
+			}
+			src.rows = append(src.rows, r)
+		}
+		for _, r := range aside {
+			if err := tx.s.readAside(tx.conn, r); err != nil {
+				return false, err
+			}
+			tx.s.cache.put(r)
+		}
+		src.more = len(src.rows) == limit
+		if len(src.rows) == 0 {
+			return false, nil
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package sqlite_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/sqlite"
+)
+
+// BenchmarkLifecycle measures whole lifecycles of 4 KiB executions on a file:
+// submit all, then drain, 16 workers, in batches.
+func BenchmarkLifecycle(b *testing.B) {
+	for _, size := range []int{1, 16, 64} {
+		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
+			ctx := context.Background()
+			be, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(b.TempDir(), "flow.db")})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer be.Close()
+			payload := make([]byte, 4096)
+			_, _ = rand.Read(payload)
+			b.ReportAllocs()
+			b.ResetTimer()
+			each(b.N, size, func(n int) {
+				items := make([]flowfabric.CreateExecutionArgs, n)
+				for i := range items {
+					items[i] = flowfabric.CreateExecutionArgs{Namespace: "bench", LaneID: "default", Kind: "bench", CreatorIdentity: "bench", Payload: payload}
+				}
+				out, err := be.CreateExecutions(ctx, items)
+				if err != nil {
+					panic(err)
+				}
+				for _, o := range out {
+					if o.Err != nil {
+						panic(o.Err)
+					}
+				}
+			})
+			submitted := b.Elapsed()
+			each(b.N, size, func(n int) {
+				res, err := be.ClaimTasks(ctx, flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "w-1", Lanes: []flowfabric.LaneID{"default"},
+					Namespace: "bench", MaxTasks: n, LeaseTTLMs: 30000})
+				if err != nil {
+					panic(err)
+				}
+				items := make([]flowfabric.CompleteExecutionArgs, len(res.Tasks))
+				for i, t := range res.Tasks {
+					items[i] = flowfabric.CompleteExecutionArgs{ExecutionID: t.ExecutionID, Fence: t.Fence}
+				}
+				if len(items) == 0 {
+					return
+				}
+				out, err := be.CompleteExecutions(ctx, items)
+				if err != nil {
+					panic(err)
+				}
+				for _, o := range out {
+					if o.Err != nil {
+						panic(o.Err)
+					}
+				}
+			})
+			b.StopTimer()
+			total := b.Elapsed()
+			b.ReportMetric(float64(b.N)/submitted.Seconds(), "submit/s")
+			b.ReportMetric(float64(b.N)/(total-submitted).Seconds(), "drain/s")
+			b.ReportMetric(float64(b.N)/total.Seconds(), "lifecycles/s")
+		})
+	}
+}
+
+// each splits total into calls of at most size over 16 goroutines.
+func each(total, size int, call func(n int)) {
+	var mu sync.Mutex
+	left := total
+	take := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		n := min(size, left)
+		left -= n
+		return n
+	}
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for n := take(); n > 0; n = take() {
+				call(n)
+			}
+		})
+	}
+	wg.Wait()
+}
