@@ -42,6 +42,19 @@ func idRank(part uint16) int64 {
 	return rank
 }
 
+// partOfRank is the inverse of idRank.
+func partOfRank(rank int64) uint16 {
+	part := int64(0)
+	for base := int64(14_641); base > 0; base /= 11 {
+		d := rank / base % 11
+		if d == 10 {
+			break
+		}
+		part = part*10 + d
+	}
+	return uint16(part)
+}
+
 // row is an execution in memory: its state, and what is stored about it.
 type row struct {
 	xid    int64

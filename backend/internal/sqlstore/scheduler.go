@@ -20,9 +20,10 @@ func sortBy[E any](list []E, less func(x, y E) bool) {
 	})
 }
 
-// Rows of a bucket in claim order, as a claim reads them.
-var qTakeOffered = &Query{`select xid, bucket, state, offered, prio_key, due_at, holder, rec, part, uuid, id_rank from executions
-	where bucket = ? and offered = 1 order by prio_key, id_rank, uuid limit ?`}
+// Members of a bucket in claim order, read from the index alone: most are in the
+// writer's cache.
+var qTakeOffered = &Query{`select id_rank, uuid from executions where bucket = ? and offered = 1
+	order by prio_key, id_rank, uuid limit ?`}
 
 // source is one covered bucket during a claim: its next candidates.
 type source struct {
@@ -213,7 +214,7 @@ func (tx *Tx) advance(src *source, want int) (bool, error) {
 		q := tx.conn.Stmt(qTakeOffered)
 		q.Int(src.b.id)
 		q.Int(int64(limit))
-		var aside []*row
+		keys := tx.keys[:0]
 		for {
 			ok, err := q.Next()
 			if err != nil {
@@ -222,29 +223,25 @@ func (tx *Tx) advance(src *source, want int) (bool, error) {
 			if !ok {
 				break
 			}
-			key := rowKey{part: uint16(q.ColInt(8))}
-			q.ColBlob(9, key.uuid[:0])
-			r := tx.s.cache.get(key)
-			if r == nil {
-				if r, err = tx.s.readRow("claim", q, key); err != nil {
-					if flowfabric.CodeOf(err) != flowfabric.CodeCorruptRecord {
-						q.Stop()
-						return false, err
-					}
-					tx.s.cfg.Logger.Error("a candidate does not decode and is passed over", "execution_id", executionID(key), "error", err)
-					continue
-				}
-				aside = append(aside, r)
-			}
-			src.rows = append(src.rows, r)
+			key := rowKey{part: partOfRank(q.ColInt(0))}
+			q.ColBlob(1, key.uuid[:0])
+			keys = append(keys, key)
 		}
-		for _, r := range aside {
-			if err := tx.s.readAside(tx.conn, r); err != nil {
+		tx.keys = keys
+		for _, key := range keys {
+			r, err := tx.loadKey(key)
+			if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
+				tx.s.cfg.Logger.Error("a candidate does not decode and is passed over", "execution_id", executionID(key), "error", err)
+				continue
+			}
+			if err != nil {
 				return false, err
 			}
-			tx.s.cache.put(r)
+			if r != nil {
+				src.rows = append(src.rows, r)
+			}
 		}
-		src.more = len(src.rows) == limit
+		src.more = len(keys) == limit
 		if len(src.rows) == 0 {
 			return false, nil
 		}

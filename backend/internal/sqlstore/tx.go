@@ -21,6 +21,7 @@ type Tx struct {
 		heads   []headChange
 	}
 	scratch []byte
+	keys    []rowKey
 }
 
 var (
@@ -45,8 +46,9 @@ var (
 
 // load returns the execution's row for a change, nil when there is none. It is
 // the locking read of every transition.
-func (tx *Tx) load(id flowfabric.ExecutionID) (*row, error) {
-	key := keyOf(id)
+func (tx *Tx) load(id flowfabric.ExecutionID) (*row, error) { return tx.loadKey(keyOf(id)) }
+
+func (tx *Tx) loadKey(key rowKey) (*row, error) {
 	if r := tx.s.cache.get(key); r != nil {
 		return r, nil
 	}

@@ -1,0 +1,475 @@
+package backendtest
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/flowfabric/flowfabric"
+)
+
+// schedulerScenarios: specification 02, section 7.
+func schedulerScenarios(r *runner) {
+	r.scenario("02.31 priorities on one partition", func(s *scene) {
+		at := onPartition(testPartition)
+		p10, p100, p1000 := s.create(at, withPriority(10)), s.create(at, withPriority(100)), s.create(at, withPriority(1000))
+		for _, want := range []flowfabric.ExecutionID{p1000, p100, p10} {
+			g := s.ask(workerA)
+			s.that(g != nil, "no work")
+			s.equal("granted", g.ExecutionID, want)
+		}
+		s.that(s.ask(workerA) == nil, "a fourth grant")
+	})
+
+	r.scenario("02.31 equal priority: older first; a higher one first however young", func(s *scene) {
+		at := onPartition(testPartition)
+		older := s.create(at, withPriority(8999))
+		s.advance(1000)
+		younger := s.create(at, withPriority(8999))
+		s.advance(1000)
+		highest := s.create(at, withPriority(9000))
+		s.equal("order", taskIDs(s.takeTasks(workerA, 10)), []flowfabric.ExecutionID{highest, older, younger})
+	})
+
+	r.scenario("02.31 equal priority and age: by identifier", func(s *scene) {
+		var want []flowfabric.ExecutionID
+		for i := range 6 {
+			want = append(want, flowfabric.ExecutionID(fmt.Sprintf("{fp:7}:%08d-0000-4000-8000-000000000000", i)))
+		}
+		for _, i := range []int{3, 0, 5, 1, 4, 2} {
+			s.create(withID(want[i]))
+		}
+		s.equal("order", taskIDs(s.takeTasks(workerA, 10)), want)
+	})
+
+	r.scenario("02.7.1 eligible and reclaimable candidates compete in one order", func(s *scene) {
+		at := onPartition(testPartition)
+		oldest := s.create(at)
+		s.tickClock()
+		middle := s.create(at)
+		s.tickClock()
+		youngest := s.create(at)
+		s.claim(middle)
+		s.revoke(middle)
+		tasks := s.takeTasks(workerB, 10)
+		s.equal("order", taskIDs(tasks), []flowfabric.ExecutionID{oldest, middle, youngest})
+		s.equal("kinds", labels(tasks), []string{"fresh", "reclaimed", "fresh"})
+	})
+
+	r.scenario("02.32 an execution on any one partition is found by a single call", func(s *scene) {
+		for _, p := range []uint16{0, 1, 31, 32, 127, 254, 255} {
+			id := s.create(onPartition(p))
+			s.equal(fmt.Sprint("on partition ", p), taskIDs(s.takeTasks(workerA.as(flowfabric.WorkerInstanceID(fmt.Sprint("i-", p))), 1)), []flowfabric.ExecutionID{id})
+		}
+	})
+
+	r.scenario("02.32 a high priority anywhere is in the next batch", func(s *scene) {
+		const n, batch = 96, 16
+		var items []flowfabric.CreateExecutionArgs
+		for i := range n {
+			items = append(items, createArgs(onPartition(uint16(i*7%256))))
+		}
+		got, err := s.Backend.CreateExecutions(s.ctx, items)
+		s.ok(err)
+		want := make(map[flowfabric.ExecutionID]bool)
+		for _, item := range got {
+			s.ok(item.Err)
+			want[item.Result.ExecutionID] = true
+		}
+		urgent := flowfabric.ExecutionID("")
+		for round := range n/batch + 1 {
+			tasks := s.takeTasks(workerA, batch)
+			if urgent != "" {
+				s.equal("first of the next batch", tasks[0].ExecutionID, urgent)
+				urgent = ""
+			}
+			for _, t := range tasks {
+				delete(want, t.ExecutionID)
+			}
+			if round == 2 {
+				urgent = s.create(onPartition(200), withPriority(10))
+			}
+		}
+		s.equal("left over", len(want), 0)
+	})
+
+	r.scenario("02.33 the head is granted but not consumed", func(s *scene) {
+		at := onPartition(testPartition)
+		head := s.create(at, withPriority(5))
+		next := s.create(at)
+		s.equal("first", s.ask(workerA).ExecutionID, head)
+		g := s.ask(workerB)
+		s.that(g != nil, "nothing for the second worker")
+		s.equal("second", g.ExecutionID, next)
+	})
+
+	r.scenario("02.L7 a grant that ends unused returns the execution to its old place", func(s *scene) {
+		at := onPartition(testPartition)
+		head := s.create(at)
+		s.tickClock()
+		next := s.create(at)
+		g := s.ask(workerA)
+		s.equal("granted", g.ExecutionID, head)
+		s.advanceTo(g.ExpiresAt)
+		s.equal("order", taskIDs(s.takeTasks(workerB, 10)), []flowfabric.ExecutionID{head, next})
+	})
+
+	r.scenario("02.7.2 grants of all three kinds come from one claim", func(s *scene) {
+		at := onPartition(testPartition)
+		fresh, paused, lost := s.create(at), s.create(at), s.create(at)
+		s.delay(s.claim(paused), 10)
+		s.promote(paused)
+		s.claim(lost)
+		s.revoke(lost)
+		kinds := make(map[flowfabric.ExecutionID]flowfabric.ClaimKind)
+		for range 3 {
+			g := s.ask(workerB)
+			s.that(g != nil, "no grant")
+			kinds[g.ExecutionID] = g.Kind
+			_, err := s.consume(*g, workerB)
+			s.ok(err)
+		}
+		s.equal("kinds", kinds, map[flowfabric.ExecutionID]flowfabric.ClaimKind{fresh: flowfabric.ClaimNew, paused: flowfabric.ClaimResume, lost: flowfabric.ClaimReclaim})
+		s.equal("history of a scheduled claim", s.history(fresh), []string{"acquired(claim)"})
+	})
+
+	r.scenario("02.38 a batch takes what there is", func(s *scene) {
+		var want []flowfabric.ExecutionID
+		for range 4 {
+			want = append(want, s.create(onPartition(testPartition)))
+			s.tickClock()
+		}
+		tasks := s.takeTasks(workerA, 10)
+		s.equal("tasks", taskIDs(tasks), want)
+		for _, t := range tasks {
+			s.is(t.ExecutionID, activeVector())
+			s.complete(t)
+		}
+		s.equal("more", len(s.takeTasks(workerA, 10)), 0)
+	})
+
+	r.scenario("02.39 limits are refused and nothing is written", func(s *scene) {
+		id := s.create()
+		s.unchanged(id, func() {
+			for _, n := range []int{-1, 0, 101} {
+				_, err := s.Backend.ClaimTasks(s.ctx, tasksArgs(workerA, n))
+				s.assertField(err, "max_tasks")
+			}
+			for field, change := range map[string]func(*flowfabric.ClaimTasksArgs){
+				"wait_ms":            func(a *flowfabric.ClaimTasksArgs) { a.WaitMs = 30_001 },
+				"lease_ttl_ms":       func(a *flowfabric.ClaimTasksArgs) { a.LeaseTTLMs = 99 },
+				"grant_ttl_ms":       func(a *flowfabric.ClaimTasksArgs) { a.GrantTTLMs = 60_001 },
+				"worker_id":          func(a *flowfabric.ClaimTasksArgs) { a.WorkerID = "" },
+				"worker_instance_id": func(a *flowfabric.ClaimTasksArgs) { a.WorkerInstanceID = "{}" },
+				"lane":               func(a *flowfabric.ClaimTasksArgs) { a.Lanes = nil },
+				"namespace":          func(a *flowfabric.ClaimTasksArgs) { a.Namespace = "a b" },
+			} {
+				args := tasksArgs(workerA, 1)
+				change(&args)
+				_, err := s.Backend.ClaimTasks(s.ctx, args)
+				s.that(err != nil, "a bad %s was accepted", field)
+				s.assertField(err, field)
+			}
+			many := tasksArgs(workerA, 1)
+			for i := range 65 {
+				many.Lanes = append(many.Lanes, flowfabric.LaneID(fmt.Sprint("lane-", i)))
+			}
+			_, err := s.Backend.ClaimTasks(s.ctx, many)
+			s.assertField(err, "lane")
+			for _, ttl := range []int64{-1, 0, 60_001} {
+				args := askArgs(workerA)
+				args.GrantTTLMs = ttl
+				_, err := s.Backend.ClaimForWorker(s.ctx, args)
+				s.assertField(err, "grant_ttl_ms")
+			}
+			wide := askArgs(workerA)
+			wide.WaitMs = -1
+			_, err = s.Backend.ClaimForWorker(s.ctx, wide)
+			s.assertField(err, "wait_ms")
+			_, err = s.Backend.ClaimTasks(s.ctx, tasksArgs(workerA.can(strings.Repeat("x", 4097)), 1))
+			s.assertCode(err, flowfabric.CodeInvalidCapabilities)
+		})
+		w, err := s.Backend.GetWorker(s.ctx, flowfabric.AnyNamespace, workerA.instance)
+		s.ok(err)
+		s.that(w == nil, "a refused claim registered the worker")
+		s.equal("4096 bytes", len(s.takeTasks(workerA.can(strings.Repeat("x", 4096)), 1)), 1)
+	})
+
+	r.scenario("02.40 lanes of weight 3 and 1", func(s *scene) {
+		const grants = 200
+		s.backlog(grants, func(i int) []createOption { return []createOption{withLane("heavy")} })
+		s.backlog(grants, func(i int) []createOption { return []createOption{withLane("light")} })
+		_, err := s.Backend.UpdateLane(s.ctx, flowfabric.UpdateLaneArgs{LaneID: "heavy", SchedulingWeight: ptr(3)})
+		s.ok(err)
+		args := tasksArgs(workerA, 50)
+		args.Lanes = []flowfabric.LaneID{"light", "heavy"}
+		s.settleLanes()
+		count := make(map[flowfabric.LaneID]int)
+		for range grants / 50 {
+			got, err := s.Backend.ClaimTasks(s.ctx, args)
+			s.ok(err)
+			for _, t := range got.Tasks {
+				count[t.LaneID]++
+			}
+		}
+		s.that(count["heavy"] >= 144 && count["heavy"] <= 156, "200 grants went %v, want 150 ± 6 and 50 ± 2", count)
+	})
+
+	r.scenario("02.40 namespaces of equal priority alternate", func(s *scene) {
+		s.backlog(100, func(int) []createOption { return []createOption{withNamespace("big"), onPartition(testPartition)} })
+		s.tickClock()
+		s.backlog(20, func(int) []createOption { return []createOption{withNamespace("small"), onPartition(testPartition)} })
+		var got []string
+		for _, t := range s.takeTasks(workerA, 20) {
+			got = append(got, string(t.Namespace))
+		}
+		for i := 1; i < len(got); i++ {
+			s.that(got[i] != got[i-1], "grants do not alternate: %v", got)
+		}
+	})
+
+	r.scenario("02.7.1 a higher priority goes before fairness", func(s *scene) {
+		s.backlog(10, func(int) []createOption {
+			return []createOption{withNamespace("big"), onPartition(testPartition), withPriority(5)}
+		})
+		s.backlog(10, func(int) []createOption { return []createOption{withNamespace("small"), onPartition(testPartition)} })
+		for _, t := range s.takeTasks(workerA, 10) {
+			s.equal("namespace", t.Namespace, flowfabric.Namespace("big"))
+		}
+	})
+
+	r.scenario("02.7.2 a claim sees the namespaces it names", func(s *scene) {
+		a, b := s.create(withNamespace("a")), s.create(withNamespace("b"))
+		args := tasksArgs(workerA, 5)
+		args.Namespace = "b"
+		got, err := s.Backend.ClaimTasks(s.ctx, args)
+		s.ok(err)
+		s.equal("tasks of b", taskIDs(got.Tasks), []flowfabric.ExecutionID{b})
+		got, err = s.Backend.ClaimTasks(s.ctx, args)
+		s.ok(err)
+		s.equal("tasks of b", len(got.Tasks), 0)
+		args.Namespace = flowfabric.AnyNamespace
+		got, err = s.Backend.ClaimTasks(s.ctx, args)
+		s.ok(err)
+		s.equal("tasks of all", taskIDs(got.Tasks), []flowfabric.ExecutionID{a})
+	})
+
+	r.scenario("02.7.2 a claim sees the lanes it names", func(s *scene) {
+		s.create(withLane("a"))
+		b := s.create(withLane("b"))
+		args := tasksArgs(workerA, 5)
+		args.Lanes = []flowfabric.LaneID{"b", "c"}
+		got, err := s.Backend.ClaimTasks(s.ctx, args)
+		s.ok(err)
+		s.equal("tasks", taskIDs(got.Tasks), []flowfabric.ExecutionID{b})
+	})
+
+	r.scenario("02.7.4 a claimed execution is hidden, and a batch claims each at most once", func(s *scene) {
+		s.backlog(30, func(int) []createOption { return nil })
+		seen := make(map[flowfabric.ExecutionID]bool)
+		for _, w := range []worker{workerA, workerB, workerA} {
+			for _, id := range taskIDs(s.takeTasks(w, 10)) {
+				s.that(!seen[id], "%s was claimed twice", id)
+				seen[id] = true
+			}
+		}
+		s.equal("claimed", len(seen), 30)
+		s.equal("left", len(s.takeTasks(workerA, 10)), 0)
+	})
+}
+
+// backlog creates n executions in batches.
+func (s *scene) backlog(n int, opts func(i int) []createOption) []flowfabric.ExecutionID {
+	s.t.Helper()
+	var ids []flowfabric.ExecutionID
+	for first := 0; first < n; first += flowfabric.MaxBatchItems {
+		var items []flowfabric.CreateExecutionArgs
+		for i := first; i < min(n, first+flowfabric.MaxBatchItems); i++ {
+			items = append(items, createArgs(opts(i)...))
+		}
+		got, err := s.Backend.CreateExecutions(s.ctx, items)
+		s.ok(err)
+		for _, item := range got {
+			s.ok(item.Err)
+			ids = append(ids, item.Result.ExecutionID)
+		}
+	}
+	return ids
+}
+
+// capabilityScenarios: specification 02, section 8.
+func capabilityScenarios(r *runner) {
+	r.scenario("02.41 required tokens must be covered exactly", func(s *scene) {
+		gpu := s.create(withCapabilities("gpu"))
+		for _, caps := range [][]string{{"GPU"}, {}, {"gpu2"}, {"cpu"}} {
+			_, err := s.tryClaim(gpu, workerA.can(caps...))
+			s.assertCode(err, flowfabric.CodeCapabilityMismatch)
+			s.equal(fmt.Sprint("tasks for ", caps), len(s.takeTasks(workerA.can(caps...), 5)), 0)
+		}
+		s.equal("tasks for cpu and gpu", taskIDs(s.takeTasks(workerA.can("gpu", "cpu", "gpu"), 5)), []flowfabric.ExecutionID{gpu})
+		free := s.create()
+		s.equal("an empty requirement", taskIDs(s.takeTasks(workerB, 5)), []flowfabric.ExecutionID{free})
+	})
+
+	r.scenario("02.41 malformed worker tokens are refused everywhere", func(s *scene) {
+		id := s.create()
+		var many []string
+		for i := range 257 {
+			many = append(many, fmt.Sprint("t", i))
+		}
+		s.unchanged(id, func() {
+			for detail, caps := range map[string][]string{
+				"worker:comma_in_token": {"a,b"}, "worker:control_or_whitespace": {"a b"}, "worker:empty_token": {""},
+				"worker:too_many_tokens": many, "worker:too_many_bytes": {strings.Repeat("x", 4097)},
+			} {
+				w := workerA.can(caps...)
+				_, err := s.tryClaim(id, w)
+				s.assertCode(err, flowfabric.CodeInvalidCapabilities)
+				s.assertMentions(err, detail)
+				_, err = s.Backend.ClaimTasks(s.ctx, tasksArgs(w, 1))
+				s.assertCode(err, flowfabric.CodeInvalidCapabilities)
+				_, err = s.Backend.ClaimForWorker(s.ctx, askArgs(w))
+				s.assertCode(err, flowfabric.CodeInvalidCapabilities)
+				_, err = s.Backend.RegisterWorker(s.ctx, registerArgs(w, "0190f3c2-7b1a-7c3d-8e4f-0123456789ab"))
+				s.assertCode(err, flowfabric.CodeInvalidCapabilities)
+			}
+		})
+		workers, err := s.Backend.ListWorkers(s.ctx, flowfabric.ListWorkersArgs{})
+		s.ok(err)
+		s.equal("workers", len(workers.Workers), 0)
+	})
+
+	r.scenario("02.42 an uncovered bucket is labelled by a claim and lifted by a registration", func(s *scene) {
+		gpu := s.create(onPartition(testPartition), withCapabilities("gpu"))
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+		at := s.now()
+		s.equal("tasks of a cpu worker", len(s.takeTasks(workerA.can("cpu"), 5)), 0)
+		s.is(gpu, uncoveredVector())
+		d := s.describe(gpu)
+		s.equal("detail", d.BlockingDetail, "no live worker satisfies: gpu")
+		s.equal("nothing is written per member", d.LastMutationAt, d.CreatedAt)
+		rec, err := s.Backend.GetExecution(s.ctx, gpu)
+		s.ok(err)
+		s.equal("last_capability_mismatch_at", rec.LastCapabilityMismatchAt, at)
+		s.equal("record", rec.EligibilityState, flowfabric.BlockedByRoute)
+
+		s.tickClock()
+		younger := s.create(onPartition(testPartition), withCapabilities("gpu"))
+		s.is(younger, uncoveredVector())
+		_, err = s.Backend.RegisterWorker(s.ctx, registerArgs(workerB.can("gpu", "cuda"), "0190f3c2-7b1a-7c3d-8e4f-0123456789ab"))
+		s.ok(err)
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+		s.equal("at its old place", taskIDs(s.takeTasks(workerB.can("gpu", "cuda"), 5)), []flowfabric.ExecutionID{gpu, younger})
+	})
+
+	r.scenario("02.42 with a capable worker alive a claim labels nothing", func(s *scene) {
+		s.register(workerB.can("gpu"))
+		gpu := s.create(withCapabilities("gpu"))
+		s.unchanged(gpu, func() { s.takeTasks(workerA.can("cpu"), 5) })
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+	})
+
+	r.scenario("02.42 before any worker has named the lane nothing is labelled", func(s *scene) {
+		gpu := s.create(withCapabilities("gpu"))
+		_, err := s.store().SweepRouteLabels(s.ctx)
+		s.ok(err)
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+		args := tasksArgs(workerA.can("cpu"), 1)
+		args.Lanes = []flowfabric.LaneID{"elsewhere"}
+		_, err = s.Backend.ClaimTasks(s.ctx, args)
+		s.ok(err)
+		_, err = s.store().SweepRouteLabels(s.ctx)
+		s.ok(err)
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+	})
+
+	r.scenario("02.8 a covering claim lifts the label before it looks", func(s *scene) {
+		gpu := s.create(withCapabilities("gpu"))
+		s.takeTasks(workerA.can("cpu"), 1)
+		s.is(gpu, uncoveredVector())
+		s.equal("tasks", taskIDs(s.takeTasks(workerB.can("gpu"), 1)), []flowfabric.ExecutionID{gpu})
+	})
+
+	r.scenario("02.8 the sweep compares labels with the registry in both directions", func(s *scene) {
+		s.register(workerA.can("cpu"))
+		s.register(workerB.can("gpu"))
+		gpu := s.create(withCapabilities("gpu"))
+		_, err := s.store().SweepRouteLabels(s.ctx)
+		s.ok(err)
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+		_, err = s.Backend.MarkWorkerDead(s.ctx, flowfabric.MarkWorkerDeadArgs{Namespace: testNamespace, WorkerInstanceID: workerB.instance, Reason: "gone"})
+		s.ok(err)
+		_, err = s.store().SweepRouteLabels(s.ctx)
+		s.ok(err)
+		s.is(gpu, uncoveredVector())
+		s.register(workerB.can("gpu"))
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+	})
+
+	r.scenario("02.8 coverage is by one single worker", func(s *scene) {
+		both := s.create(withCapabilities("a", "b"))
+		s.register(workerA.can("a"))
+		s.register(workerB.can("b"))
+		s.takeTasks(workerA.can("a"), 1)
+		s.is(both, uncoveredVector())
+		s.equal("detail", s.describe(both).BlockingDetail, "no live worker satisfies: a,b")
+	})
+
+	r.scenario("02.8 coverage needs the namespace and the lane", func(s *scene) {
+		gpu := s.create(withCapabilities("gpu"))
+		other := registerArgs(workerB.can("gpu"), "0190f3c2-7b1a-7c3d-8e4f-0123456789ab")
+		other.Namespace = "other"
+		_, err := s.Backend.RegisterWorker(s.ctx, other)
+		s.ok(err)
+		s.takeTasks(workerA.can("cpu"), 1)
+		s.is(gpu, uncoveredVector())
+		lane := registerArgs(workerB.can("gpu"), "0190f3c2-7b1a-7c3d-8e4f-0123456789ab")
+		lane.Lanes = []flowfabric.LaneID{"other"}
+		_, err = s.Backend.RegisterWorker(s.ctx, lane)
+		s.ok(err)
+		s.is(gpu, uncoveredVector())
+		lane.Lanes = []flowfabric.LaneID{"other", testLane}
+		_, err = s.Backend.RegisterWorker(s.ctx, lane)
+		s.ok(err)
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+	})
+
+	r.scenario("02.8 a labelled execution is treated as eligible", func(s *scene) {
+		ids := s.backlog(4, func(int) []createOption { return []createOption{withCapabilities("gpu"), onPartition(testPartition)} })
+		s.takeTasks(workerA.can("cpu"), 1)
+		s.is(ids[0], uncoveredVector())
+		s.operatorCancel(ids[0])
+		s.is(ids[0], endedVector(flowfabric.OutcomeCancelled, flowfabric.AttemptPendingFirst))
+		_, err := s.Backend.ChangePriority(s.ctx, flowfabric.ChangePriorityArgs{ExecutionID: ids[1], Priority: 9})
+		s.ok(err)
+		s.pause(ids[2])
+		s.is(ids[2], pausedVector(flowfabric.AttemptPendingFirst))
+		s.is(ids[1], uncoveredVector())
+		_, err = s.Backend.UnpauseExecution(s.ctx, flowfabric.BlockExecutionArgs{ExecutionID: ids[2]})
+		s.ok(err)
+		got := s.takeTasks(workerB.can("gpu"), 5)
+		s.equal("first", got[0].ExecutionID, ids[1])
+		s.equal("tasks", len(got), 3)
+	})
+
+	r.scenario("02.8 an incapable worker never delays work a capable one can take", func(s *scene) {
+		s.backlog(150, func(int) []createOption {
+			return []createOption{withCapabilities("gpu"), onPartition(testPartition), withPriority(9)}
+		})
+		free := s.create(onPartition(testPartition))
+		s.equal("tasks", taskIDs(s.takeTasks(workerA.can("cpu"), 5)), []flowfabric.ExecutionID{free})
+	})
+
+	r.scenario("02.8 ExplainRouting", func(s *scene) {
+		id := s.create(withCapabilities("gpu", "cuda"))
+		s.register(workerA.can("cpu"))
+		ex, err := s.Backend.ExplainRouting(s.ctx, id)
+		s.ok(err)
+		s.equal("requirement", ex.RequiredCapabilities, []string{"cuda", "gpu"})
+		s.equal("workers", ex.Workers, []flowfabric.WorkerCoverage{{WorkerID: "pool-a", WorkerInstanceID: "a-1", Missing: []string{"cuda", "gpu"}}})
+		s.that(!ex.Covered, "covered by nobody")
+		s.register(workerB.can("gpu", "cuda", "x"))
+		ex, err = s.Backend.ExplainRouting(s.ctx, id)
+		s.ok(err)
+		s.that(ex.Covered && len(ex.Workers) == 2, "explanation is %+v", ex)
+	})
+}
