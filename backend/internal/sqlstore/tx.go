@@ -73,7 +73,7 @@ func (tx *Tx) loadKey(key rowKey) (*row, error) {
 
 // readRow decodes the row that q stands on, columns as in qSelectRow.
 func (s *Store) readRow(op string, q Stmt, key rowKey) (*row, error) {
-	r := &row{xid: q.ColInt(0), key: key, st: &rules.State{}}
+	r := &row{xid: q.ColInt(0), key: key, st: &rules.State{Policy: noPolicy}}
 	r.bucket = s.bucket(q.ColInt(1))
 	if r.bucket == nil {
 		return nil, corrupt(op, "lane_id", "unknown bucket")

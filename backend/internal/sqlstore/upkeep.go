@@ -293,6 +293,9 @@ func (s *Store) Reconcile(ctx context.Context, a flowfabric.ReconcileArgs) (flow
 			key := rowKey{part: a.Partition}
 			copy(key.uuid[:], q.ColBlob(8, nil))
 			r, err := s.readRow("reconcile", q, key)
+			if err == nil && r.hasPolicy { // the reclaim cap decides on places
+				err = s.readAside(c, r)
+			}
 			if err != nil {
 				res.Violations = append(res.Violations, string(executionID(key))+": "+err.Error())
 				r = &row{key: key, st: &rules.State{Exec: flowfabric.Execution{ExecutionID: executionID(key)}}}
