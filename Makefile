@@ -1,0 +1,32 @@
+# FlowFabric. `make` alone lists the targets.
+
+GO      ?= go
+# Packages are tested two at a time; the race detector is always on.
+TESTFLAGS ?= -race -count=1 -timeout 18m
+
+.PHONY: help test quick lint bench build fuzz
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/flowfabric
+	$(GO) build -o bin/flowfabric ./cmd/flowfabric
+
+test: ## install what the tests need, then run everything with the race detector
+	@scripts/install-test-deps
+	$(GO) vet ./...
+	$(GO) test $(TESTFLAGS) ./...
+
+quick: ## what needs no server, in under a minute
+	$(GO) test -short -count=1 ./...
+
+lint: ## formatting, vet and static analysis
+	@test -z "$$(gofmt -l .)" || { echo 'gofmt would change:'; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...
+
+bench: build ## the figures of the README: lifecycles on the embedded store and over HTTP
+	scripts/bench
+
+fuzz: ## ten seconds of every fuzz target
+	scripts/fuzz 10s
