@@ -115,8 +115,9 @@ func New(backend flowfabric.Backend, opt Options) (*API, error) {
 		a.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	if a.metrics == nil {
-		a.metrics = NewMetrics(opt.Version, info.Family)
+		a.metrics = NewMetrics()
 	}
+	a.metrics.built(opt.Version, info.Family)
 	if a.opt.Heartbeat <= 0 {
 		a.opt.Heartbeat = 15 * time.Second
 	}

@@ -57,9 +57,7 @@ func attemptRoutes() []*route {
 			id: "cancel_attempt", method: http.MethodPost, pattern: wire.RouteAttemptCancel, scopes: ScopeWork,
 			summary: "Ends the execution as cancelled, by its holder. Safe to repeat.", codes: leaseBound,
 			variants: map[string][]string{"cancelled": {"execution_id", "previous_phase", "public_state", "replayed?"}},
-			endpoint: onAttempt[wire.AttemptCancelRequest](flowfabric.Backend.CancelExecution, func(id flowfabric.ExecutionID, r flowfabric.CancelExecutionResult) attemptCancelled {
-				return attemptCancelled{wire.NewCancelResponse(id, r)}
-			}),
+			endpoint: onAttempt[wire.AttemptCancelRequest](flowfabric.Backend.CancelExecution, wire.NewCancelResponse),
 		},
 		{
 			id: "delay_attempt", method: http.MethodPost, pattern: wire.RouteAttemptDelay, scopes: ScopeWork,
@@ -75,10 +73,6 @@ func attemptRoutes() []*route {
 		},
 	}
 }
-
-// attemptCancelled is the answer of A/cancel, named apart from E/cancel's in the
-// OpenAPI document since it has one outcome less.
-type attemptCancelled struct{ wire.CancelResponse }
 
 func listAttempts(c *call) error {
 	id, err := c.executionID()

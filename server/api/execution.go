@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/wire"
@@ -42,6 +43,7 @@ func executionRoutes() []*route {
 			summary: "Creates an execution; with wait_ms it waits for the end as well.",
 			query:   []param{{name: "wait_ms", kind: "integer", doc: "0..30000; 0, the default, does not wait."}},
 			status:  http.StatusCreated,
+			waited:  reflect.TypeFor[wire.SubmitAndWaitResponse](),
 			also: map[int]string{
 				http.StatusOK:       "duplicate; or, with wait_ms, ended in time.",
 				http.StatusAccepted: "With wait_ms: not ended in time.",

@@ -43,6 +43,7 @@ type Metrics struct {
 
 	storeDuration *prometheus.HistogramVec
 	storeErrors   *prometheus.CounterVec
+	build         *prometheus.GaugeVec
 
 	laneMu sync.RWMutex
 	lanes  map[flowfabric.LaneID]string
@@ -52,9 +53,8 @@ type Metrics struct {
 	scanners  map[string]flowfabric.ScannerStatus
 }
 
-// NewMetrics returns a fresh registry, with the build's version and the
-// backend's family in ff_build_info.
-func NewMetrics(version, backend string) *Metrics {
+// NewMetrics returns a fresh registry.
+func NewMetrics() *Metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
@@ -85,14 +85,13 @@ func NewMetrics(version, backend string) *Metrics {
 		sseClients:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "ff_sse_clients", Help: "Open server-sent event connections."}),
 		storeDuration:    histogram("ff_store_op_duration_seconds", "Duration of store operations that do not wait.", fast, "op"),
 		storeErrors:      counter("ff_store_errors_total", "Store faults by kind.", "op", "kind"),
+		build:            gauge("ff_build_info", "Always 1; the labels say what runs.", "version", "backend"),
 		lanes:            make(map[flowfabric.LaneID]string),
 		scanners:         make(map[string]flowfabric.ScannerStatus),
 	}
-	build := gauge("ff_build_info", "Always 1; the labels say what runs.", "version", "backend")
-	build.WithLabelValues(version, backend).Set(1)
 	m.registry.MustRegister(m.httpRequests, m.httpDuration, m.scannerCycles, m.scannerDuration, m.scannerRows, m.scannerErrors,
 		m.claimFromGrant, m.claimRequests, m.renewals, m.attempts, m.shutdownTimeouts, m.laneExecutions, m.eligibleAge,
-		m.sseClients, m.storeDuration, m.storeErrors, build)
+		m.sseClients, m.storeDuration, m.storeErrors, m.build)
 	for _, outcome := range []string{"ok", "err"} {
 		m.renewals.WithLabelValues(outcome)
 	}
@@ -100,6 +99,12 @@ func NewMetrics(version, backend string) *Metrics {
 		m.shutdownTimeouts.WithLabelValues(phase)
 	}
 	return m
+}
+
+// built says what runs.
+func (m *Metrics) built(version, backend string) {
+	m.build.Reset()
+	m.build.WithLabelValues(version, backend).Set(1)
 }
 
 // Registry returns the registry, so that a program can add its own metrics.

@@ -26,7 +26,7 @@ func (a *API) document() (doc []byte, err error) {
 			err = fmt.Errorf("openapi: %v", v)
 		}
 	}()
-	d := &documenter{registry: huma.NewMapRegistry(schemaPrefix, huma.DefaultSchemaNamer), strict: make(map[string]bool)}
+	d := &documenter{registry: huma.NewMapRegistry(schemaPrefix, huma.DefaultSchemaNamer), strict: make(map[string]bool), unions: make(map[string]*resultUnion)}
 	spec := &huma.OpenAPI{
 		OpenAPI: "3.1.0",
 		Info: &huma.Info{
@@ -68,6 +68,7 @@ type documenter struct {
 	// strict are the schemas reachable from a request's body: unknown fields are
 	// refused there, and only there.
 	strict map[string]bool
+	unions map[string]*resultUnion
 }
 
 var pathParam = regexp.MustCompile(`\{([a-z_]+)\}`)
@@ -125,7 +126,14 @@ func (d *documenter) responses(rt *route, op *huma.Operation) {
 	op.Responses[strconv.Itoa(status)] = success
 	for code, what := range rt.also {
 		r := &huma.Response{Description: what}
-		if code != http.StatusNoContent {
+		switch {
+		case code == http.StatusNoContent:
+		case rt.waited != nil && code == http.StatusAccepted:
+			r.Content = map[string]*huma.MediaType{wire.MediaJSON: {Schema: d.registry.Schema(rt.waited, true, "Waited")}}
+		case rt.waited != nil:
+			either := []*huma.Schema{d.result(rt), d.registry.Schema(rt.waited, true, "Waited")}
+			r.Content = map[string]*huma.MediaType{wire.MediaJSON: {Schema: &huma.Schema{AnyOf: either}}}
+		default:
 			r.Content = success.Content
 		}
 		op.Responses[strconv.Itoa(code)] = r
@@ -144,26 +152,40 @@ func (d *documenter) responses(rt *route, op *huma.Operation) {
 }
 
 // result returns the schema of a route's answer: of a result with variants a
-// oneOf with outcome as discriminator.
+// oneOf with outcome as discriminator. Routes that share a type but not its
+// outcomes have a union each, named for the operation.
 func (d *documenter) result(rt *route) *huma.Schema {
 	whole := d.registry.Schema(rt.result, true, "Result")
 	if len(rt.variants) == 0 {
 		return whole
 	}
 	name := strings.TrimPrefix(whole.Ref, schemaPrefix)
-	flat := d.registry.SchemaFromRef(whole.Ref)
 	schemas := d.registry.Map()
-	union := &huma.Schema{Discriminator: &huma.Discriminator{PropertyName: "outcome", Mapping: make(map[string]string)}}
-	for _, outcome := range slices.Sorted(maps.Keys(rt.variants)) {
-		variant := name + camel(outcome)
-		union.OneOf = append(union.OneOf, &huma.Schema{Ref: schemaPrefix + variant})
-		union.Discriminator.Mapping[outcome] = schemaPrefix + variant
-		if schemas[variant] == nil {
-			schemas[variant] = oneVariant(flat, outcome, rt.variants[outcome])
-		}
+	outcomes := slices.Sorted(maps.Keys(rt.variants))
+	union := d.unions[name]
+	if union == nil {
+		union = &resultUnion{flat: schemas[name], outcomes: outcomes}
+		d.unions[name] = union
 	}
-	schemas[name] = union
-	return whole
+	target := name
+	if !slices.Equal(union.outcomes, outcomes) {
+		target = camel(rt.id) + "Result"
+	}
+	one := &huma.Schema{Discriminator: &huma.Discriminator{PropertyName: "outcome", Mapping: make(map[string]string)}}
+	for _, outcome := range outcomes {
+		variant := target + camel(outcome)
+		schemas[variant] = oneVariant(union.flat, outcome, rt.variants[outcome])
+		one.OneOf = append(one.OneOf, &huma.Schema{Ref: schemaPrefix + variant})
+		one.Discriminator.Mapping[outcome] = schemaPrefix + variant
+	}
+	schemas[target] = one
+	return &huma.Schema{Ref: schemaPrefix + target}
+}
+
+// resultUnion is a type whose schema has become a oneOf.
+type resultUnion struct {
+	flat     *huma.Schema
+	outcomes []string
 }
 
 // needsBody reports whether a body has a field that must be there.
@@ -202,6 +224,11 @@ func (d *documenter) openResponses() {
 	for name, s := range d.registry.Map() {
 		if no, ok := s.AdditionalProperties.(bool); ok && !no && !d.strict[name] {
 			s.AdditionalProperties = nil
+		}
+		for _, p := range s.Properties {
+			if p.Type == huma.TypeArray {
+				p.Nullable = false // lists are never null in answers, and null is refused in bodies
+			}
 		}
 	}
 }

@@ -13,29 +13,24 @@ import (
 // probeTimeout bounds what a probe asks of the store.
 const probeTimeout = time.Second
 
-// status is the answer of a probe.
-type status struct {
-	Status string `json:"status" enum:"ok"`
-}
-
 func probeRoutes() []*route {
 	return []*route{
 		{
 			id: "livez", method: http.MethodGet, pattern: wire.RouteLivez, probe: true,
 			summary:  "Whether the process runs; asks nothing of the store.",
-			endpoint: serves[none, status](func(c *call) error { return c.ok(status{"ok"}) }),
+			endpoint: serves[none, wire.ProbeResponse](func(c *call) error { return c.ok(wire.ProbeResponse{Status: "ok"}) }),
 		},
 		{
 			id: "healthz", method: http.MethodGet, pattern: wire.RouteHealthz, probe: true,
 			summary:  "Whether the store answers within a second.",
 			codes:    []flowfabric.Code{flowfabric.CodeStoreUnavailable},
-			endpoint: serves[none, status](healthz),
+			endpoint: serves[none, wire.ProbeResponse](healthz),
 		},
 		{
 			id: "readyz", method: http.MethodGet, pattern: wire.RouteReadyz, probe: true,
 			summary:  "Whether this process takes work: store, partition counts, duties, and no shutdown or drain.",
 			codes:    []flowfabric.Code{flowfabric.CodeNotReady},
-			endpoint: serves[none, status](readyz),
+			endpoint: serves[none, wire.ProbeResponse](readyz),
 		},
 		{
 			id: "metrics", method: http.MethodGet, pattern: wire.RouteMetrics, probe: true, scopes: ScopeRead,
@@ -54,7 +49,7 @@ func healthz(c *call) error {
 	if err := c.api.ping(c.ctx); err != nil {
 		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "the store does not answer").Wrap(err)
 	}
-	return c.ok(status{"ok"})
+	return c.ok(wire.ProbeResponse{Status: "ok"})
 }
 
 func (a *API) ping(ctx context.Context) error {
@@ -66,7 +61,7 @@ func (a *API) ping(ctx context.Context) error {
 func readyz(c *call) error {
 	checks, ready := c.api.checks(c.ctx)
 	if ready {
-		return c.ok(status{"ok"})
+		return c.ok(wire.ProbeResponse{Status: "ok"})
 	}
 	return flowfabric.NewError(flowfabric.CodeNotReady, "a check fails").With("checks", checks)
 }

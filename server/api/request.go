@@ -101,7 +101,7 @@ func (c *call) require(scopes Scopes, why string) error {
 	return insufficientScope(scopes, why)
 }
 
-func insufficientScope(scopes Scopes, why string) error {
+func insufficientScope(scopes Scopes, why string) *flowfabric.Error {
 	e := flowfabric.NewError(flowfabric.CodeInsufficientScope, "%s", why)
 	return e.With("required", scopes.Names())
 }

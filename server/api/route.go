@@ -34,6 +34,8 @@ type route struct {
 	status int
 	// also are further statuses of success, with what they mean.
 	also map[int]string
+	// waited is the type of the answer when the route waits as well.
+	waited reflect.Type
 	// variants are the fields of each outcome of the result, where it has some.
 	variants map[string][]string
 	// codes are those the operation itself may answer, beside what every route

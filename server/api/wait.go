@@ -8,12 +8,16 @@ import (
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
-// waitReserver is a backend whose waits can be reserved before there is anything
-// to wait for. (Specification 04, section 6.2.)
+// waitReserver is a backend that hands out its permits to wait before there is
+// anything to wait for. (Specification 04, section 6.2.)
 type waitReserver interface {
 	// ReserveWait takes a permit of the pool "waits"; release gives it back.
 	ReserveWait() (release func(), err error)
-	// WaitReserved is WaitExecution with that permit.
+}
+
+// reservedWaiter is a waitReserver that waits with the permit taken.
+type reservedWaiter interface {
+	waitReserver
 	WaitReserved(ctx context.Context, args flowfabric.WaitExecutionArgs) (flowfabric.WaitExecutionResult, error)
 }
 
@@ -21,22 +25,31 @@ type waitReserver interface {
 type waiter func(context.Context, flowfabric.WaitExecutionArgs) (flowfabric.WaitExecutionResult, error)
 
 // reserveWait takes the permits a wait needs, of the API and, where it has one,
-// of the backend.
+// of the backend. A backend that cannot wait with the permit gets it back when
+// the wait begins, and takes it anew.
 func (c *call) reserveWait() (wait waiter, release func(), err error) {
+	wait = c.api.backend.WaitExecution
 	release, err = c.api.waits.acquire()
 	if err != nil {
 		return nil, nil, err
 	}
 	reserver, ok := c.api.raw.(waitReserver)
 	if !ok {
-		return c.api.backend.WaitExecution, release, nil
+		return wait, release, nil
 	}
 	free, err := reserver.ReserveWait()
 	if err != nil {
 		release()
 		return nil, nil, err
 	}
-	return reserver.WaitReserved, func() { free(); release() }, nil
+	both := func() { free(); release() }
+	if r, ok := c.api.raw.(reservedWaiter); ok {
+		return r.WaitReserved, both, nil
+	}
+	return func(ctx context.Context, args flowfabric.WaitExecutionArgs) (flowfabric.WaitExecutionResult, error) {
+		free()
+		return wait(ctx, args)
+	}, both, nil
 }
 
 func waitExecution(c *call) error {
