@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -98,12 +97,9 @@ func (b *Backend) take(ctx context.Context, c call, read func(status int, body [
 	if err := ctx.Err(); err != nil {
 		return answer{}, err
 	}
-	var body []byte
-	if c.body != nil {
-		var err error
-		if body, err = json.Marshal(c.body); err != nil {
-			return answer{}, flowfabric.InvalidInput("body", "does not encode").Wrap(err)
-		}
+	body, err := c.encode()
+	if err != nil {
+		return answer{}, flowfabric.InvalidInput("body", "does not encode").Wrap(err)
 	}
 	limited, cancel := context.WithTimeout(ctx, c.timeout())
 	defer cancel()
@@ -133,6 +129,17 @@ func (b *Backend) take(ctx context.Context, c call, read func(status int, body [
 			return a, err
 		}
 	}
+}
+
+// encode makes the body; one that is JSON already is taken as it is.
+func (c call) encode() ([]byte, error) {
+	switch body := c.body.(type) {
+	case nil:
+		return nil, nil
+	case json.RawMessage:
+		return body, nil
+	}
+	return json.Marshal(c.body)
 }
 
 // over returns the caller's own end, or that of the backend.
@@ -242,8 +249,8 @@ func release(buf *bytes.Buffer) {
 	buffers.Put(buf)
 }
 
-// id checks an execution's identifier before it becomes a part of a path.
-func id(id flowfabric.ExecutionID) error {
+// checkID checks an execution's identifier before it becomes a part of a path.
+func checkID(id flowfabric.ExecutionID) error {
 	_, err := flowfabric.ParseExecutionID(string(id))
 	return err
 }
@@ -263,5 +270,3 @@ func unsupported(op, format string, args ...any) error {
 	e.Op = op
 	return e
 }
-
-var errNoBody = errors.New("the answer has no body")

@@ -1,0 +1,29 @@
+package remote
+
+import (
+	"context"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
+)
+
+// ReadFeed reads one batch of a feed.
+func (b *Backend) ReadFeed(ctx context.Context, a flowfabric.ReadFeedArgs) (flowfabric.ReadFeedResult, error) {
+	const op = "read_feed"
+	switch a.Feed {
+	case flowfabric.FeedCompletions, flowfabric.FeedLeases, flowfabric.FeedSignals, flowfabric.FeedTags:
+	default:
+		return flowfabric.ReadFeedResult{}, flowfabric.InvalidInput("feed", "%q is no feed", string(a.Feed))
+	}
+	var err error
+	if a.Filter.Namespace, err = oneNamespace(op, a.Filter.Namespace, a.Filter.Namespaces); err != nil {
+		return flowfabric.ReadFeedResult{}, err
+	}
+	c := get(op, wire.Path(wire.RouteFeed, string(a.Feed)), wire.ReadFeedQuery(a))
+	c.wait = a.BlockMs
+	var r wire.FeedResponse
+	if _, err := b.do(ctx, c, &r); err != nil {
+		return flowfabric.ReadFeedResult{}, err
+	}
+	return r.Result(), nil
+}
