@@ -201,7 +201,7 @@ func (e *Engine) claimWaiting(ctx context.Context, args *flowfabric.ClaimCandida
 		return res, err
 	}
 	left := nothingLeft
-	defer func() { e.waiters.leave(w, left) }()
+	defer func() { e.waiters.leave(w, left, taken(&res)) }()
 	begun := time.Now()
 	wait := time.Duration(args.WaitMs) * time.Millisecond
 	var timeUp *time.Timer
@@ -212,7 +212,8 @@ func (e *Engine) claimWaiting(ctx context.Context, args *flowfabric.ClaimCandida
 			left = notLooked
 			return res, err
 		}
-		if taken(&res) > 0 && res.More {
+		left = nothingLeft
+		if res.More {
 			left = workLeft
 		}
 		if taken(&res) > 0 {
@@ -223,9 +224,10 @@ func (e *Engine) claimWaiting(ctx context.Context, args *flowfabric.ClaimCandida
 			continue
 		}
 		repeats = 0
-		if !e.waiters.park(w) {
+		if !e.waiters.park(w, left) {
 			continue // something happened during the scan
 		}
+		left = nothingLeft
 		if timeUp == nil {
 			timeUp = time.NewTimer(wait - time.Since(begun))
 			defer timeUp.Stop()

@@ -14,8 +14,13 @@ import (
 // scan that finds nothing; after it the waiter either parks, or, when something
 // it could take has turned up meanwhile, scans again. An event wakes at most as
 // many parked waiters as it tells of executions, those waiting longest first.
-// What a waiter was woken for and did not look for, because it timed out or
-// failed, passes on to the next.
+//
+// No wake-up gets lost on the way. What a waiter was woken for it owes a look
+// at. A waiter that timed out or failed did not look, and passes its debt on. One
+// that took as much as it was woken for, but saw that more is left, may have
+// taken something else; it leaves its debt as a doubt to somebody who is looking
+// anyway, and only when there is nobody wakes another. A look that leaves nothing
+// behind settles all debts.
 //
 // Waiters that ask for the same lanes, capabilities and namespaces form a class,
 // so that an event is matched against few classes and not against every waiter.
@@ -25,7 +30,8 @@ type waiters struct {
 	idle  atomic.Int64 // parked
 
 	mu      sync.Mutex
-	seq     uint64
+	seq     uint64 // arrivals
+	offers  uint64 // offers dealt so far
 	classes map[classKey]*class
 	byLane  map[flowfabric.LaneID]laneIndex
 	woken   []*waiter // scratch of handle
@@ -44,12 +50,14 @@ type class struct {
 	capabilities []string
 	namespace    flowfabric.Namespace
 	namespaces   []flowfabric.Namespace // when not nil, the only ones
-	members      int
 	parked       parkedHeap
+	busy         []*waiter // those woken or scanning, in no order
 	// offers counts what turned up for the class while no parked waiter was left
 	// to take it: whoever is scanning looks again.
 	offers uint64
-	// unused is set by a sweep that finds no member; the next one drops the class.
+	// settled is what was offered when a scan began that left nothing behind.
+	settled uint64
+	// unused is set by a look that finds no waiter; the next one drops the class.
 	unused bool
 }
 
@@ -60,12 +68,12 @@ type waiter struct {
 	max   int    // how many executions it takes at most
 	// wake gets one token per move from parked to woken.
 	wake  chan struct{}
-	place int // index in the heap while parked
+	place int // index in class.parked or class.busy
 	state waiterState
-	// seenOffers is class.offers when the present scan began.
-	seenOffers uint64
-	// owed is what the waiter was woken for and has not yet looked for with
-	// success.
+	// seenOffers is class.offers, and seen waiters.offers, when the present scan
+	// began: it sees what was offered until then.
+	seenOffers, seen uint64
+	// owed is what the waiter was woken for and has not yet looked at.
 	owed []offer
 	room int // what it can still take of the batch of events being handled
 }
@@ -85,6 +93,8 @@ type offer struct {
 	namespace flowfabric.Namespace
 	required  []string
 	n         int
+	number    uint64 // a scan that began at or after this offer sees it
+	doubt     bool   // it may have been taken
 }
 
 func newWaiters(limit int) *waiters {
@@ -105,26 +115,38 @@ func (ws *waiters) register(args *flowfabric.ClaimCandidatesArgs) (*waiter, erro
 	if c == nil {
 		c = ws.addClass(key, args)
 	}
-	c.members++
 	c.unused = false
 	ws.n.Add(1)
 	ws.seq++
-	return &waiter{class: c, seq: ws.seq, max: args.Max, seenOffers: c.offers}, nil
+	w := &waiter{class: c, seq: ws.seq, max: args.Max}
+	c.addBusy(w)
+	ws.begin(w)
+	return w, nil
+}
+
+// begin notes that the waiter is about to scan.
+func (ws *waiters) begin(w *waiter) {
+	w.state = scanning
+	w.seenOffers, w.seen = w.class.offers, ws.offers
 }
 
 // park makes the waiter wait, unless something turned up for its class since its
 // scan began; then it reports false and the waiter is to scan again.
-func (ws *waiters) park(w *waiter) bool {
+func (ws *waiters) park(w *waiter, left leftover) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	w.owed = nil // it has looked, and nothing that it can take is left
+	w.owed = nil // it has looked
+	if left == nothingLeft {
+		w.class.settle(w.seen)
+	}
 	if w.class.offers != w.seenOffers {
-		w.seenOffers = w.class.offers
+		ws.begin(w)
 		return false
 	}
 	if w.wake == nil {
 		w.wake = make(chan struct{}, 1)
 	}
+	w.class.removeBusy(w)
 	w.state = parked
 	heap.Push(&w.class.parked, w)
 	ws.idle.Add(1)
@@ -135,8 +157,7 @@ func (ws *waiters) park(w *waiter) bool {
 func (ws *waiters) resume(w *waiter) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	w.state = scanning
-	w.seenOffers = w.class.offers
+	ws.begin(w)
 }
 
 // leftover says what a waiter that leaves has left behind.
@@ -148,30 +169,104 @@ const (
 	workLeft             // its last scan saw more than it took
 )
 
-// leave removes the waiter. What it was woken for and may have left goes to
-// others. When it left work that nobody was woken for, the next of its class
-// looks.
-func (ws *waiters) leave(w *waiter, left leftover) {
+// leave removes the waiter, which took so many, and settles its debts.
+func (ws *waiters) leave(w *waiter, left leftover, took int) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if w.state == parked {
 		heap.Remove(&w.class.parked, w.place)
 		ws.idle.Add(-1)
+	} else {
+		w.class.removeBusy(w)
 	}
-	w.class.members--
 	ws.n.Add(-1)
 	if w.state == woken {
 		left = notLooked
 	}
-	w.state = scanning
-	switch {
-	case left == nothingLeft:
-	case len(w.owed) > 0:
-		ws.deal(w.owed)
-	case left == workLeft:
-		ws.wakeOldest(w.class)
-	}
+	owed := w.owed
 	w.owed = nil
+	if left == nothingLeft {
+		if w.state == scanning {
+			w.class.settle(w.seen)
+		}
+		return
+	}
+	if left == workLeft && len(owed) == 0 && len(w.class.busy) == 0 {
+		ws.wakeOldest(w.class) // somebody saw to it already, unless an event got lost
+	}
+	for _, o := range owed {
+		if ws.isSettled(o) {
+			continue
+		}
+		n := min(o.n, took)
+		took -= n
+		if o.n -= n; o.n == 0 || o.doubt {
+			ws.leaveDoubt(o)
+			continue
+		}
+		ws.offer(o)
+	}
+	ws.endBatch()
+}
+
+// leaveDoubt passes on an offer that may have been taken.
+func (ws *waiters) leaveDoubt(o offer) {
+	o.n, o.doubt = 1, true
+	if w := ws.looking(o); w != nil {
+		w.owe(o)
+		return
+	}
+	ws.offer(o)
+}
+
+// isSettled reports whether somebody who could take the offer has looked after
+// it was made, and found or left nothing.
+func (ws *waiters) isSettled(o offer) (settled bool) {
+	eachTaking(ws.byLane[o.lane], o, func(c *class) { settled = settled || c.settled >= o.number })
+	return settled
+}
+
+func (c *class) settle(seen uint64) { c.settled = max(c.settled, seen) }
+
+// maxAsked bounds the search for somebody who is looking anyway.
+const maxAsked = 16
+
+// looking returns a waiter whose scan, present or to come, sees the offer.
+func (ws *waiters) looking(o offer) (found *waiter) {
+	asked := 0
+	eachTaking(ws.byLane[o.lane], o, func(c *class) {
+		for i := len(c.busy) - 1; i >= 0 && found == nil && asked < maxAsked; i-- {
+			asked++
+			if w := c.busy[i]; w.state == woken || w.seen >= o.number {
+				found = w
+			}
+		}
+	})
+	return found
+}
+
+// owe adds a doubt to the waiter's debts, unless it has a debt of that bucket.
+func (w *waiter) owe(o offer) {
+	for i := range w.owed {
+		if d := &w.owed[i]; d.lane == o.lane && d.namespace == o.namespace && slices.Equal(d.required, o.required) {
+			return
+		}
+	}
+	w.owed = append(w.owed, o)
+}
+
+func (c *class) addBusy(w *waiter) {
+	w.place = len(c.busy)
+	c.busy = append(c.busy, w)
+}
+
+func (c *class) removeBusy(w *waiter) {
+	last := len(c.busy) - 1
+	moved := c.busy[last]
+	c.busy[w.place] = moved
+	moved.place = w.place
+	c.busy[last] = nil
+	c.busy = c.busy[:last]
 }
 
 // handle deals out what became claimable.
@@ -184,7 +279,8 @@ func (ws *waiters) handle(events []flowfabric.WakeEvent) {
 	for i := range events {
 		switch ev := &events[i]; ev.Kind {
 		case flowfabric.WakeEligible:
-			ws.offer(offer{lane: ev.LaneID, namespace: ev.Namespace, required: ev.Required, n: max(1, ev.Count)})
+			ws.offers++
+			ws.offer(offer{lane: ev.LaneID, namespace: ev.Namespace, required: ev.Required, n: max(1, ev.Count), number: ws.offers})
 		case flowfabric.WakeLane:
 			ws.wakeLane(ev.LaneID)
 		}
@@ -192,21 +288,14 @@ func (ws *waiters) handle(events []flowfabric.WakeEvent) {
 	ws.endBatch()
 }
 
-// deal offers several things that belong together.
-func (ws *waiters) deal(offers []offer) {
-	for _, o := range offers {
-		ws.offer(o)
-	}
-	ws.endBatch()
-}
-
+// endBatch forgets who was woken by the offers that belong together.
 func (ws *waiters) endBatch() {
 	clear(ws.woken)
 	ws.woken = ws.woken[:0]
 }
 
 // offer wakes parked waiters for o.n executions, fewer when they take several
-// each. When none is left the rest is noted for those who are scanning.
+// each. When none is left it is noted for those who are scanning.
 func (ws *waiters) offer(o offer) {
 	idx := ws.byLane[o.lane]
 	if idx == nil {
@@ -302,6 +391,7 @@ func (ws *waiters) wakeOldest(c *class) *waiter {
 	}
 	w := heap.Pop(&c.parked).(*waiter)
 	ws.idle.Add(-1)
+	c.addBusy(w)
 	w.state = woken
 	w.room = 0
 	w.owed = nil
@@ -339,7 +429,7 @@ func (ws *waiters) waiting() []*class {
 		switch {
 		case len(c.parked) > 0:
 			list = append(list, c)
-		case c.members > 0:
+		case len(c.busy) > 0:
 		case c.unused:
 			ws.dropClass(c)
 		default:
