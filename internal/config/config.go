@@ -22,7 +22,7 @@ type Config struct {
 	// DataDir is the directory of the embedded store and of generated secrets.
 	// It is empty for a store that keeps nothing on disk.
 	DataDir string
-	// EmbeddedPoolSize is the number of connections of the embedded store, 1..64:
+	// EmbeddedPoolSize is the number of connections of the embedded store, 2..1000:
 	// one writer, the rest readers.
 	EmbeddedPoolSize int
 	// Feeds are the feeds written besides completions.

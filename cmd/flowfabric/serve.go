@@ -1,0 +1,349 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/sqlite"
+	"github.com/flowfabric/flowfabric/engine"
+	"github.com/flowfabric/flowfabric/internal/config"
+	"github.com/flowfabric/flowfabric/server"
+	"github.com/flowfabric/flowfabric/server/api"
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Start a server",
+		Long: `Start a server: the embedded store in ./flowfabric-data, listening on
+127.0.0.1:9090, with nothing to set up. Everything can be set by a flag, by an
+environment variable or in a YAML file; see: flowfabric config check.
+
+An interrupt, or SIGTERM, shuts down in good order: readiness ends, long polls
+answer, requests finish, the store is closed. A second one ends at once. SIGHUP
+reads the tokens file and the certificates again.`,
+		Example: `  flowfabric serve
+  flowfabric serve --data-dir /var/lib/flowfabric --lanes default,media
+  FF_API_TOKEN_FILE=/etc/flowfabric/token flowfabric serve --listen-addr 0.0.0.0:9090
+  flowfabric serve --backend memory`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			loaded, err := c.settings(cmd)
+			if err != nil {
+				return err
+			}
+			return c.serve(cmd.Context(), loaded)
+		},
+	}
+	addSettingFlags(cmd)
+	return cmd
+}
+
+// process is a server on its way up, at work, or on its way down. Every part is
+// nil until it is started.
+type process struct {
+	*cli
+	cfg *config.Loaded
+	log *slog.Logger
+
+	server    *server.Server
+	listeners []net.Listener
+	serving   sync.WaitGroup
+	failed    chan error // a listener that ended by itself
+	backend   *sqlite.Backend
+	control   *control
+}
+
+// serve starts a server, waits for ctx to end, and shuts down.
+func (c *cli) serve(ctx context.Context, loaded *config.Loaded) error {
+	p := &process{cli: c, cfg: loaded, log: newLogger(c.err, loaded.Log, isTerminal(c.err)), failed: make(chan error, 2)}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	if err := p.start(ctx); err != nil {
+		p.undo()
+		if exitCode(err) == exitUsage {
+			api.Audit(ctx, p.log, "start refused", slog.String("reason", errorLine(err)))
+		}
+		return bootError(err)
+	}
+	p.announce()
+	for {
+		select {
+		case <-ctx.Done():
+			return p.shutdown(nil)
+		case err := <-p.failed:
+			return p.shutdown(err)
+		case <-hangup:
+			_ = p.server.Reload() // what fails is audited, and stays as it was
+		}
+	}
+}
+
+// bootError gives a failed start its exit code: 2 for configuration and
+// refusals, 1 for everything else.
+func bootError(err error) error {
+	if exitCode(err) == exitUsage {
+		return err
+	}
+	return &codeError{code: exitFailed, err: err}
+}
+
+// start follows the boot order of specification 08, section 6.2.
+func (p *process) start(ctx context.Context) (err error) {
+	for _, w := range p.cfg.Warnings {
+		p.log.Warn(w)
+	}
+	if _, err := p.cfg.FindSecret(); err != nil {
+		return err
+	}
+	metrics := server.NewMetrics()
+	if p.server, err = server.NewPending(p.serverConfig(metrics)); err != nil {
+		return err
+	}
+	if err := p.bind(); err != nil {
+		return err
+	}
+	if err := p.openStore(ctx, metrics); err != nil {
+		return err
+	}
+	if err := p.seedSecret(); err != nil {
+		return err
+	}
+	if err := p.backend.DeclareLanes(ctx, p.cfg.Lanes); err != nil {
+		return err
+	}
+	p.startControlSocket()
+	return p.server.Attach(p.backend)
+}
+
+func (p *process) serverConfig(metrics *server.Metrics) server.Config {
+	c := p.cfg
+	return server.Config{
+		ListenAddr:           c.ListenAddr,
+		APIToken:             c.APIToken,
+		APITokensFile:        c.APITokensFile,
+		AllowUnauthenticated: c.AllowUnauthenticated,
+		CORSOrigins:          c.CORSOrigins,
+		TrustedProxies:       c.TrustedProxies,
+		RateLimit:            float64(c.RateLimit),
+		MetricsAuth:          c.MetricsAuth,
+		SeparateMetrics:      c.MetricsAddr != "",
+		TLSCertFile:          c.TLSCertFile,
+		TLSKeyFile:           c.TLSKeyFile,
+		TLSClientCAFile:      c.TLSClientCAFile,
+		MaxWaits:             c.MaxWaits,
+		MaxFeedSubscriptions: c.MaxFeedSubscriptions,
+		DisableDuties:        !c.Scanners,
+		ShutdownDelay:        c.ShutdownDelay,
+		ShutdownTimeout:      c.ShutdownTimeout,
+		Logger:               p.log.With("component", "server"),
+		Version:              buildVersion(),
+		Metrics:              metrics,
+	}
+}
+
+// bind opens the ports, all or none; until the server has its store only the
+// probes answer there.
+func (p *process) bind() error {
+	main, err := net.Listen("tcp", p.cfg.ListenAddr)
+	if err != nil {
+		return p.explainListen("FF_LISTEN_ADDR", p.cfg.ListenAddr, err)
+	}
+	p.listeners = append(p.listeners, main)
+	if p.cfg.MetricsAddr != "" {
+		metrics, err := net.Listen("tcp", p.cfg.MetricsAddr)
+		if err != nil {
+			return p.explainListen("FF_METRICS_ADDR", p.cfg.MetricsAddr, err)
+		}
+		p.listeners = append(p.listeners, metrics)
+		p.answer(metrics, p.server.ServeMetrics)
+	}
+	p.answer(main, p.server.Serve)
+	return nil
+}
+
+// answer serves a listener in the background.
+func (p *process) answer(l net.Listener, serve func(net.Listener) error) {
+	p.serving.Go(func() {
+		if err := serve(l); err != nil {
+			p.failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
+		}
+	})
+}
+
+// explainListen says why a port can't be had: an address that is no address of
+// this machine is a refusal; a port in use is a conflict, and when the data
+// directory is in use as well, its holder is named.
+func (p *process) explainListen(variable, addr string, err error) error {
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s=%q can't be listened on: %w", variable, addr, plainNetError(err))
+	}
+	line := fmt.Sprintf("%s=%q: the port is in use", variable, addr)
+	if holder := storeHolder(p.cfg.StorePath()); holder != "" {
+		line += "; " + holder + " holds " + p.cfg.StorePath()
+	}
+	return errors.New(line)
+}
+
+func plainNetError(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// storeHolder names the process that owns a store's file, "" when none does.
+func storeHolder(path string) string {
+	if path == "" {
+		return ""
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	b, err := sqlite.Open(context.Background(), sqlite.Config{Path: path, NoEngine: true})
+	if err == nil {
+		_ = b.Close()
+		return ""
+	}
+	holder, _ := flowfabric.AsError(err).Detail("holder").(string)
+	return holder
+}
+
+// openStore makes the data directory and opens the store with its engine.
+func (p *process) openStore(ctx context.Context, metrics *server.Metrics) error {
+	if dir := p.cfg.DataDir; dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("FF_DATA_DIR=%q can't be made: %w", dir, err)
+		}
+	}
+	b, err := sqlite.Open(ctx, p.storeConfig(metrics))
+	if err != nil {
+		return err
+	}
+	p.backend = b
+	return nil
+}
+
+func (p *process) storeConfig(metrics *server.Metrics) sqlite.Config {
+	every := p.cfg.Intervals
+	return sqlite.Config{
+		Path:            p.cfg.StorePath(),
+		Feeds:           p.cfg.Feeds,
+		Logger:          p.log.With("component", "store"),
+		PartitionConfig: filled(p.cfg.Partitions),
+		PoolSize:        p.cfg.EmbeddedPoolSize,
+		StrictLanes:     p.cfg.StrictLanes,
+		Engine: engine.Config{
+			Logger:        p.log.With("component", "engine"),
+			DisableDuties: !p.cfg.Scanners,
+			MaxWaits:      p.cfg.MaxWaits,
+			MaxFeedReads:  p.cfg.MaxFeedSubscriptions,
+			Observer:      metrics.Observer(),
+			Intervals: engine.Intervals{
+				Tick:                every[engine.DutyTick],
+				RouteLabels:         every[engine.DutyRouteLabels],
+				LaneSweep:           every[engine.DutyLaneSweep],
+				WorkerRegistrySweep: every[engine.DutyWorkerRegistrySweep],
+				IndexReconciler:     every[engine.DutyIndexReconciler],
+				FeedTrimmer:         every[engine.DutyFeedTrimmer],
+			},
+		},
+	}
+}
+
+// filled completes counts of which some are configured by the defaults; with all
+// left at auto the store's own hold.
+func filled(c flowfabric.PartitionConfig) flowfabric.PartitionConfig {
+	if c == (flowfabric.PartitionConfig{}) {
+		return c
+	}
+	d := flowfabric.DefaultPartitionConfig()
+	for _, n := range []struct{ count, fallback *int }{
+		{&c.NumFlowPartitions, &d.NumFlowPartitions},
+		{&c.NumBudgetPartitions, &d.NumBudgetPartitions},
+		{&c.NumQuotaPartitions, &d.NumQuotaPartitions},
+	} {
+		if *n.count == 0 {
+			*n.count = *n.fallback
+		}
+	}
+	return c
+}
+
+// seedSecret sees to the waitpoint secret once the store is ours.
+func (p *process) seedSecret() error {
+	s, err := p.cfg.EnsureSecret()
+	if err == nil && s.Origin == config.SecretGenerated && s.Path != "" {
+		p.log.Info("waitpoint secret generated; keep it with your backups", "path", s.Path)
+	}
+	return err
+}
+
+// startControlSocket lets commands reach the store while this process owns it.
+// Without it the server works, only "flowfabric backup" does not reach it.
+func (p *process) startControlSocket() {
+	if p.cfg.DataDir == "" {
+		return
+	}
+	var err error
+	p.control, err = startControl(p.cfg.DataDir, p.backend, p.log.With("component", "control"))
+	if err != nil {
+		p.log.Warn("no control socket: backup can't reach this server", "error", err.Error())
+	}
+}
+
+// announce tells the person who started the server, and a test, that it is
+// ready.
+func (p *process) announce() {
+	address := p.address()
+	fmt.Fprintf(p.out, "FlowFabric is ready at %s  (%s, process %d; stop with Ctrl-C)\n", address, p.storeName(), os.Getpid())
+	p.log.Info("ready", "address", address, "version", buildVersion(), "backend", p.storeName())
+	if p.ready != nil {
+		p.ready(address)
+	}
+}
+
+func (p *process) address() string {
+	scheme := "http"
+	if p.cfg.TLSCertFile != "" {
+		scheme = "https"
+	}
+	return scheme + "://" + p.listeners[0].Addr().String()
+}
+
+func (p *process) storeName() string {
+	if path := p.cfg.StorePath(); path != "" {
+		return "store " + path
+	}
+	return "store in memory, nothing is kept"
+}
+
+// undo takes back what a failed start has started.
+func (p *process) undo() {
+	p.control.close()
+	if p.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = p.server.Shutdown(ctx) // the start's error is what counts
+	}
+	for _, l := range p.listeners {
+		_ = l.Close()
+	}
+	p.serving.Wait()
+	if p.backend != nil {
+		_ = p.backend.Close()
+	}
+}
