@@ -1,0 +1,11 @@
+//go:build unix && !linux
+
+package demo
+
+import "syscall"
+
+// processAttributes puts a worker into a process group of its own, so that a
+// Ctrl-C reaches the parent alone, which then stops the workers in order.
+func processAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true}
+}
