@@ -2,7 +2,6 @@ package rules_test
 
 import (
 	"fmt"
-	"testing"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -15,9 +14,18 @@ const (
 
 var parts = flowfabric.DefaultPartitionConfig()
 
+// tester is what the helpers need of a test, be it of the standard library or of
+// rapid.
+type tester interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // world is one execution with the clock and what its transitions did.
 type world struct {
-	t    testing.TB
+	t    tester
 	s    *rules.State
 	now  flowfabric.Millis
 	fx   rules.Effects // of the last transition
@@ -42,7 +50,7 @@ func createArgs(opts ...createOption) flowfabric.CreateExecutionArgs {
 }
 
 // newWorld creates an execution at start.
-func newWorld(t testing.TB, opts ...createOption) *world {
+func newWorld(t tester, opts ...createOption) *world {
 	t.Helper()
 	p, err := rules.PrepareCreate(createArgs(opts...), parts, nil)
 	if err != nil {
@@ -194,14 +202,14 @@ func (w *world) count(kind string) (n int) {
 	return n
 }
 
-func wantCode(t testing.TB, err error, code flowfabric.Code) {
+func wantCode(t tester, err error, code flowfabric.Code) {
 	t.Helper()
 	if got := flowfabric.CodeOf(err); got != code {
 		t.Errorf("error %v, want code %s", err, code)
 	}
 }
 
-func wantDetail(t testing.TB, err error, key string, want any) {
+func wantDetail(t tester, err error, key string, want any) {
 	t.Helper()
 	e := flowfabric.AsError(err)
 	if e == nil {

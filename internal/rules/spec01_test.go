@@ -19,25 +19,27 @@ func TestSpec01_S04_Names(t *testing.T) {
 		field  string
 		reason any
 	}{
-		"lane of 64 bytes":    {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = flowfabric.LaneID(strings.Repeat("l", 64)) }, "", nil},
-		"lane of 65 bytes":    {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = flowfabric.LaneID(strings.Repeat("l", 65)) }, "lane_id", "too_long"},
-		"empty lane":          {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "" }, "lane_id", "empty"},
-		"newline in lane":     {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "bad\nlane" }, "lane_id", "non_printable"},
-		"brace in lane":       {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "a{b" }, "lane_id", "brace"},
-		"accent in lane":      {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "é" }, "lane_id", "non_printable"},
-		"any namespace":       {func(a *flowfabric.CreateExecutionArgs) { a.Namespace = "*" }, "namespace", "wildcard"},
-		"space in kind":       {func(a *flowfabric.CreateExecutionArgs) { a.Kind = "a b" }, "execution_kind", "non_printable"},
-		"kind of 128 bytes":   {func(a *flowfabric.CreateExecutionArgs) { a.Kind = strings.Repeat("k", 128) }, "", nil},
-		"kind of 129 bytes":   {func(a *flowfabric.CreateExecutionArgs) { a.Kind = strings.Repeat("k", 129) }, "execution_kind", "too_long"},
-		"no creator":          {func(a *flowfabric.CreateExecutionArgs) { a.CreatorIdentity = "" }, "creator_identity", "empty"},
-		"creator too long":    {func(a *flowfabric.CreateExecutionArgs) { a.CreatorIdentity = strings.Repeat("c", 257) }, "creator_identity", "too_long"},
-		"control in key":      {func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = "a\tb" }, "idempotency_key", "non_printable"},
-		"key not UTF-8":       {func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = "a\xff" }, "idempotency_key", "not_utf8"},
-		"key too long":        {func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = strings.Repeat("k", 257) }, "idempotency_key", "too_long"},
-		"encoding too long":   {func(a *flowfabric.CreateExecutionArgs) { a.PayloadEncoding = strings.Repeat("e", 65) }, "payload_encoding", "too_long"},
-		"negative delay":      {func(a *flowfabric.CreateExecutionArgs) { a.DelayUntil = -1 }, "delay_until", nil},
-		"flow no UUID":        {func(a *flowfabric.CreateExecutionArgs) { a.FlowID = "flow" }, "flow_id", "invalid_uuid"},
-		"partition too large": {func(a *flowfabric.CreateExecutionArgs) { a.ExecutionID = "{fp:256}:00000000-0000-0000-0000-000000000000" }, "execution_id", "partition_out_of_range"},
+		"lane of 64 bytes":  {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = flowfabric.LaneID(strings.Repeat("l", 64)) }, "", nil},
+		"lane of 65 bytes":  {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = flowfabric.LaneID(strings.Repeat("l", 65)) }, "lane_id", "too_long"},
+		"empty lane":        {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "" }, "lane_id", "empty"},
+		"newline in lane":   {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "bad\nlane" }, "lane_id", "non_printable"},
+		"brace in lane":     {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "a{b" }, "lane_id", "brace"},
+		"accent in lane":    {func(a *flowfabric.CreateExecutionArgs) { a.LaneID = "é" }, "lane_id", "non_printable"},
+		"any namespace":     {func(a *flowfabric.CreateExecutionArgs) { a.Namespace = "*" }, "namespace", "wildcard"},
+		"space in kind":     {func(a *flowfabric.CreateExecutionArgs) { a.Kind = "a b" }, "execution_kind", "non_printable"},
+		"kind of 128 bytes": {func(a *flowfabric.CreateExecutionArgs) { a.Kind = strings.Repeat("k", 128) }, "", nil},
+		"kind of 129 bytes": {func(a *flowfabric.CreateExecutionArgs) { a.Kind = strings.Repeat("k", 129) }, "execution_kind", "too_long"},
+		"no creator":        {func(a *flowfabric.CreateExecutionArgs) { a.CreatorIdentity = "" }, "creator_identity", "empty"},
+		"creator too long":  {func(a *flowfabric.CreateExecutionArgs) { a.CreatorIdentity = strings.Repeat("c", 257) }, "creator_identity", "too_long"},
+		"control in key":    {func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = "a\tb" }, "idempotency_key", "non_printable"},
+		"key not UTF-8":     {func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = "a\xff" }, "idempotency_key", "not_utf8"},
+		"key too long":      {func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = strings.Repeat("k", 257) }, "idempotency_key", "too_long"},
+		"encoding too long": {func(a *flowfabric.CreateExecutionArgs) { a.PayloadEncoding = strings.Repeat("e", 65) }, "payload_encoding", "too_long"},
+		"negative delay":    {func(a *flowfabric.CreateExecutionArgs) { a.DelayUntil = -1 }, "delay_until", nil},
+		"flow no UUID":      {func(a *flowfabric.CreateExecutionArgs) { a.FlowID = "flow" }, "flow_id", "invalid_uuid"},
+		"partition too large": {func(a *flowfabric.CreateExecutionArgs) {
+			a.ExecutionID = "{fp:256}:00000000-0000-0000-0000-000000000000"
+		}, "execution_id", "partition_out_of_range"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := rules.PrepareCreate(createArgs(tc.change), parts, nil)
