@@ -37,6 +37,7 @@ type bar struct {
 	done, total int
 	began       time.Time
 	shown       time.Time
+	written     int  // the count last written away from a terminal
 	drawn       bool // the bar is on the screen now
 }
 
@@ -109,7 +110,8 @@ func (b *bar) show(now bool) {
 		b.draw()
 		return
 	}
-	if !b.quiet {
+	if !b.quiet && (now || b.done != b.written) {
+		b.written = b.done
 		fmt.Fprintf(b.w, "%s%d of %d\n", prefixed(b.label), b.done, b.total)
 	}
 }

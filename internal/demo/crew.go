@@ -194,8 +194,8 @@ func (c *crew) killHolding(ctx context.Context, m *member) error {
 	if err != nil {
 		return err
 	}
-	c.Show.Say(fmt.Sprintf("kill -9 %d: %s died holding %s; they are taken over when their leases lapse (%s)",
-		pid, m.instance, plural(len(held), "execution"), c.LeaseTTL))
+	c.Show.Say(fmt.Sprintf("kill -9 %d: %s died after %d of %d files, holding %s; others take over when the leases lapse (%s)",
+		pid, m.instance, c.watch.done(), len(c.executions), plural(len(held), "execution"), c.LeaseTTL))
 	return nil
 }
 

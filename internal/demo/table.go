@@ -128,10 +128,13 @@ func thousands(n int64) string {
 }
 
 func plural(n int, noun string) string {
+	ending := "s"
 	if n == 1 {
-		return "1 " + noun
+		ending = ""
+	} else if strings.HasSuffix(noun, "s") {
+		ending = "es"
 	}
-	return thousands(int64(n)) + " " + noun + "s"
+	return thousands(int64(n)) + " " + noun + ending
 }
 
 // printable quotes a text that would disturb a terminal.

@@ -103,25 +103,29 @@ func (w *watch) ask(ctx context.Context) error {
 	return nil
 }
 
-// followReclaims tells of every execution that is taken over while it happens.
-// The report does not depend on it.
+// followReclaims tells of every execution that is taken over while it happens,
+// until ctx ends. The report does not depend on it.
 func (w *watch) followReclaims(ctx context.Context) {
-	cursor := flowfabric.FeedStartNow
-	told := 0
-	for ctx.Err() == nil {
+	cursor, told, wait := flowfabric.FeedStartNow, 0, int64(0) // the first read only finds where to start
+	for last := false; !last; wait = feedWaitMs {
+		if ctx.Err() != nil { // once more, without waiting: the last take-overs precede the end closely
+			ctx, wait, last = context.WithoutCancel(ctx), 0, true
+		}
 		answer, err := w.backend.ReadFeed(ctx, flowfabric.ReadFeedArgs{
-			Feed: flowfabric.FeedLeases, Start: cursor, BlockMs: feedWaitMs, Limit: flowfabric.MaxFeedLimit,
+			Feed: flowfabric.FeedLeases, Start: cursor, BlockMs: wait, Limit: flowfabric.MaxFeedLimit,
 			Filter: flowfabric.FeedFilter{LaneID: w.run.lane(), Kinds: []string{flowfabric.EventReclaimed}},
 		})
-		if err != nil {
+		if err != nil && ctx.Err() != nil {
+			continue
+		}
+		if err != nil { // the report will meet the same fault, and fail with it
 			return
 		}
 		cursor = answer.NextCursor
 		for _, e := range answer.Events {
-			if told++; told > shownReclaims {
-				continue
+			if told++; told <= shownReclaims {
+				w.Show.Say(fmt.Sprintf("reclaimed %s: %s died, %s takes over", printable(w.executions[e.ExecutionID]), e.PrevWorkerInstanceID, e.WorkerInstanceID))
 			}
-			w.Show.Say(fmt.Sprintf("reclaimed %s: %s → %s", printable(w.executions[e.ExecutionID]), e.PrevWorkerInstanceID, e.WorkerInstanceID))
 		}
 	}
 }
