@@ -25,7 +25,7 @@ func slow(op string, d time.Duration) func(context.Context, string) {
 func TestSubmitsCollect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		f.hold = slow("create_executions", time.Second)
+		f.setHold(slow("create_executions", time.Second))
 		c := NewClient(f)
 		var wg sync.WaitGroup
 		submit := func(i int) {
@@ -61,7 +61,7 @@ func TestSubmitsCollect(t *testing.T) {
 func TestFullBatchesGoBeside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		f.hold = slow("create_executions", time.Second)
+		f.setHold(slow("create_executions", time.Second))
 		c := NewClient(f)
 		var wg sync.WaitGroup
 		for range 350 {
@@ -90,7 +90,7 @@ func TestFullBatchesGoBeside(t *testing.T) {
 func TestSubmitHonoursContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		f.hold = slow("create_executions", 10*time.Second)
+		f.setHold(slow("create_executions", 10*time.Second))
 		c := NewClient(f)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -119,7 +119,7 @@ func TestSubmitHonoursContext(t *testing.T) {
 func TestSubmitRetriesKeyedOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		f.before = always(errStore, "create_executions")
+		f.setBefore(always(errStore, "create_executions"))
 		c := NewClient(f)
 		for _, step := range []struct {
 			args  CreateExecutionArgs
@@ -137,8 +137,8 @@ func TestSubmitRetriesKeyedOnly(t *testing.T) {
 				t.Errorf("%+v: %d calls", step.args, n)
 			}
 		}
-		f.before = always(&Error{Code: CodeBackendOverloaded, Class: ClassCapacity, Retryable: true, RetryAfter: 7 * time.Second}, "create_executions")
-		time.AfterFunc(time.Second, func() { f.mu.Lock(); f.before = nil; f.mu.Unlock() })
+		f.setBefore(always(&Error{Code: CodeBackendOverloaded, Class: ClassCapacity, Retryable: true, RetryAfter: 7 * time.Second}, "create_executions"))
+		time.AfterFunc(time.Second, func() { f.setBefore(nil) })
 		start := time.Now()
 		if _, err := c.Submit(t.Context(), CreateExecutionArgs{Kind: "k", IdempotencyKey: "key"}); err != nil || time.Since(start) != 7*time.Second {
 			t.Errorf("Retry-After: %v after %v", err, time.Since(start))
@@ -175,7 +175,7 @@ func TestSubmitBatchSplits(t *testing.T) {
 		if got := f.sizes("create_executions")[3:]; !slices.Equal(got, []int{8, 8, 4}) {
 			t.Errorf("batches of 1 MiB items: %v", got)
 		}
-		f.before = always(errStore, "create_executions")
+		f.setBefore(always(errStore, "create_executions"))
 		if answers, err := c.SubmitBatch(t.Context(), items[:3]); err == nil || len(answers) != 3 || answers[2].Err == nil {
 			t.Errorf("got %v, %v", answers, err)
 		}
@@ -193,7 +193,7 @@ func TestCompletionsCollect(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.change(func() { f.executions[ids[20]].revoked = true })
-		f.hold = slow("complete_executions", time.Second)
+		f.setHold(slow("complete_executions", time.Second))
 		var wg sync.WaitGroup
 		finish := func(i int) {
 			wg.Go(func() {
@@ -408,11 +408,9 @@ func TestSubscribe(t *testing.T) {
 		f.emit("other")
 		time.AfterFunc(time.Minute, func() { f.emit("default") })
 		time.AfterFunc(2*time.Minute, func() {
-			f.mu.Lock()
-			f.before = always(NewError(CodeFeedDisconnected, "gone"), "read_feed")
-			f.mu.Unlock()
+			f.setBefore(always(NewError(CodeFeedDisconnected, "gone"), "read_feed"))
 		})
-		time.AfterFunc(3*time.Minute, func() { f.mu.Lock(); f.before = nil; f.mu.Unlock(); f.emit("default") })
+		time.AfterFunc(3*time.Minute, func() { f.setBefore(nil); f.emit("default") })
 		var seqs []uint64
 		for e, err := range events {
 			if err != nil {

@@ -97,10 +97,34 @@ func (f *fakeBackend) leave(op string) error {
 	return nil
 }
 
+func (f *fakeBackend) setBefore(fn func(op string) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before = fn
+}
+
+func (f *fakeBackend) setAfter(fn func(op string) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.after = fn
+}
+
+func (f *fakeBackend) setHold(fn func(ctx context.Context, op string)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hold = fn
+}
+
 func (f *fakeBackend) count(op string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.calls[op]
+}
+
+func (f *fakeBackend) renewedAt() []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]time.Time(nil), f.renewals...)
 }
 
 func (f *fakeBackend) sizes(op string) []int {

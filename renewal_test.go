@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,7 +27,7 @@ func TestRenewalEveryThird(t *testing.T) {
 		start := time.Now()
 		task := claimOne(t, w)
 		time.Sleep(3500 * time.Millisecond)
-		if got := sinceAll(f.renewals, start); !slices.Equal(got, []time.Duration{time.Second, 2 * time.Second, 3 * time.Second}) {
+		if got := sinceAll(f.renewedAt(), start); !slices.Equal(got, []time.Duration{time.Second, 2 * time.Second, 3 * time.Second}) {
 			t.Errorf("renewals at %v", got)
 		}
 		if !task.LeaseHealthy() || task.RenewalFailures() != 0 || task.LeaseExpiresAt() != Millis(start.Add(6*time.Second).UnixMilli()) {
@@ -36,14 +37,14 @@ func TestRenewalEveryThird(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(900 * time.Millisecond)
-		if n := len(f.renewals); n != 4 {
+		if n := len(f.renewedAt()); n != 4 {
 			t.Errorf("%d renewals: one by hand does not push the next back", n)
 		}
 		if err := task.Complete(t.Context(), nil); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(time.Minute)
-		if n := len(f.renewals); n != 4 {
+		if n := len(f.renewedAt()); n != 4 {
 			t.Errorf("%d renewals: it went on after the end", n)
 		}
 	})
@@ -59,7 +60,7 @@ func TestRenewalUnreachable(t *testing.T) {
 		f.add(1, "work", "")
 		start := time.Now()
 		task := claimOne(t, w)
-		f.before = always(errStore, "renew_leases")
+		f.setBefore(always(errStore, "renew_leases"))
 		time.Sleep(1300 * time.Millisecond) // tries at 1.0, 1.2 s
 		if task.RenewalFailures() != 2 || !task.LeaseHealthy() {
 			t.Errorf("failures %d, healthy %v", task.RenewalFailures(), task.LeaseHealthy())
@@ -68,12 +69,12 @@ func TestRenewalUnreachable(t *testing.T) {
 		if task.RenewalFailures() != 3 || task.LeaseHealthy() {
 			t.Errorf("failures %d, healthy %v", task.RenewalFailures(), task.LeaseHealthy())
 		}
-		f.before = nil
+		f.setBefore(nil)
 		time.Sleep(200 * time.Millisecond) // success at 1.6 s
 		if task.RenewalFailures() != 0 || !task.LeaseHealthy() {
 			t.Errorf("failures %d, healthy %v", task.RenewalFailures(), task.LeaseHealthy())
 		}
-		f.before = always(errStore, "renew_leases")
+		f.setBefore(always(errStore, "renew_leases"))
 		<-task.Context().Done()
 		if took := time.Since(start); took != 4600*time.Millisecond {
 			t.Errorf("the local deadline came after %v", took)
@@ -101,11 +102,11 @@ func TestRenewalHangs(t *testing.T) {
 		f.add(1, "work", "")
 		start := time.Now()
 		task := claimOne(t, w)
-		f.hold = func(ctx context.Context, op string) {
+		f.setHold(func(ctx context.Context, op string) {
 			if op == "renew_leases" {
 				<-ctx.Done()
 			}
-		}
+		})
 		<-task.Context().Done()
 		if took := time.Since(start); took != 3*time.Second {
 			t.Errorf("the local deadline came after %v", took)
@@ -170,11 +171,11 @@ func TestRenewalsGoTogether(t *testing.T) {
 			tasks = append(tasks, more...)
 			time.Sleep(time.Millisecond)
 		}
-		f.hold = func(ctx context.Context, op string) {
+		f.setHold(func(ctx context.Context, op string) {
 			if op == "renew_leases" {
 				time.Sleep(100 * time.Millisecond)
 			}
-		}
+		})
 		time.Sleep(1300 * time.Millisecond)
 		if got := f.sizes("renew_leases"); !slices.Equal(got, []int{100, 100, 50}) {
 			t.Errorf("batches %v", got)
@@ -199,11 +200,11 @@ func TestRenewalDuringTerminalCall(t *testing.T) {
 		defer closeWorker(t, w)
 		id := f.add(1, "work", "")[0]
 		task := claimOne(t, w)
-		f.hold = func(ctx context.Context, op string) {
+		f.setHold(func(ctx context.Context, op string) {
 			if op == "complete_executions" {
 				time.Sleep(10 * time.Second)
 			}
-		}
+		})
 		if err := task.Complete(t.Context(), []byte("r")); err != nil {
 			t.Error(err)
 		}
@@ -249,25 +250,26 @@ func TestShortTasksTouchNoTimer(t *testing.T) {
 		w := newTestWorker(t, f, config)
 		defer closeWorker(t, w)
 		f.add(1000, "work", "")
-		clock.armed = 0
+		synctest.Wait()
+		clock.armed.Store(0)
 		for range 1000 {
 			if err := claimOne(t, w).Complete(t.Context(), nil); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if clock.armed > 2 {
-			t.Errorf("timers armed %d times", clock.armed)
+		if n := clock.armed.Load(); n > 2 {
+			t.Errorf("timers armed %d times", n)
 		}
 	})
 }
 
 type countingClock struct {
 	systemClock
-	armed int
+	armed atomic.Int32
 }
 
 func (c *countingClock) AfterFunc(d time.Duration, f func()) Timer {
-	c.armed++
+	c.armed.Add(1)
 	return &countingTimer{Timer: time.AfterFunc(d, f), clock: c}
 }
 
@@ -277,6 +279,6 @@ type countingTimer struct {
 }
 
 func (t *countingTimer) Reset(d time.Duration) bool {
-	t.clock.armed++
+	t.clock.armed.Add(1)
 	return t.Timer.Reset(d)
 }

@@ -230,10 +230,11 @@ func TestRunKeepsPermitsUsed(t *testing.T) {
 		if most.Load() != 10 {
 			t.Errorf("%d tasks at once", most.Load())
 		}
-		calls := len(f.claims)
+		synctest.Wait()
+		calls := f.count("claim_tasks")
 		time.Sleep(10 * time.Second)
-		if len(f.claims) > calls+1 {
-			t.Errorf("an idle worker made %d calls", len(f.claims)-calls)
+		if n := f.count("claim_tasks"); n != calls {
+			t.Errorf("an idle worker made %d calls", n-calls)
 		}
 		r.end(t)
 		if f.count("deregister_worker") != 1 || len(f.registered) != 0 {
@@ -248,15 +249,13 @@ func TestRunBacksOff(t *testing.T) {
 		w := newTestWorker(t, f, testConfig(1))
 		done := make(chan struct{})
 		must(t, HandleRaw(w, "work", func(context.Context, *Task, []byte) ([]byte, error) { close(done); return nil, nil }))
-		f.before = always(errStore, "claim_tasks")
+		f.setBefore(always(errStore, "claim_tasks"))
 		r := run(t, w)
 		time.Sleep(10 * time.Minute)
 		if n := f.count("claim_tasks"); n < 3 || n > 200 {
 			t.Errorf("%d claims in 10 minutes", n)
 		}
-		f.mu.Lock()
-		f.before = nil
-		f.mu.Unlock()
+		f.setBefore(nil)
 		f.add(1, "work", "")
 		start := time.Now()
 		<-done
@@ -301,12 +300,9 @@ func TestRunAdoptsLostClaims(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 			return nil, nil
 		}))
-		claims := 0
+		var claims atomic.Int32
 		f.after = func(op string) error {
-			if op != "claim_tasks" {
-				return nil
-			}
-			if claims++; claims%2 == 1 {
+			if op == "claim_tasks" && claims.Add(1)%2 == 1 {
 				return NewError(CodeOutcomeUnknown, "lost")
 			}
 			return nil
@@ -322,7 +318,7 @@ func TestRunAdoptsLostClaims(t *testing.T) {
 				t.Errorf("%d attempts", e.attempts)
 			}
 		}
-		f.after = nil
+		f.setAfter(nil)
 		r.end(t)
 	})
 }
@@ -334,12 +330,13 @@ func TestClaimTasksGivesSurplusUp(t *testing.T) {
 		w := newTestWorker(t, f, testConfig(3))
 		defer closeWorker(t, w)
 		ids := f.add(3, "work", "")
-		f.after = always(errStore, "claim_tasks")
-		f.before = always(errStore, "list_worker_leases")
+		f.setAfter(always(errStore, "claim_tasks"))
+		f.setBefore(always(errStore, "list_worker_leases"))
 		if _, err := w.ClaimTasks(t.Context(), 3); !errors.Is(err, ErrStoreUnavailable) || w.permits.inUse() != 0 {
 			t.Errorf("got %v", err)
 		}
-		f.before, f.after = nil, nil
+		f.setBefore(nil)
+		f.setAfter(nil)
 		tasks, err := w.ClaimTasks(t.Context(), 2)
 		if err != nil || len(tasks) != 2 {
 			t.Fatalf("adopted %d: %v", len(tasks), err)
@@ -455,10 +452,8 @@ func TestRunSurvivesOutageAtTheEnd(t *testing.T) {
 		f := newFake()
 		w := newTestWorker(t, f, testConfig(1))
 		must(t, HandleRaw(w, "work", func(context.Context, *Task, []byte) ([]byte, error) {
-			f.mu.Lock()
-			f.before = always(errStore, "complete_executions")
-			f.mu.Unlock()
-			time.AfterFunc(2500*time.Millisecond, func() { f.mu.Lock(); f.before = nil; f.mu.Unlock() })
+			f.setBefore(always(errStore, "complete_executions"))
+			time.AfterFunc(2500*time.Millisecond, func() { f.setBefore(nil) })
 			return []byte("kept"), nil
 		}))
 		id := f.add(1, "work", "")[0]
@@ -498,7 +493,7 @@ func TestRunCarriesValues(t *testing.T) {
 func TestRunDirectlyWithoutScheduler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		f.before = always(NewError(CodeUnsupportedOperation, "no scheduler"), "claim_tasks")
+		f.setBefore(always(NewError(CodeUnsupportedOperation, "no scheduler"), "claim_tasks"))
 		config := testConfig(2)
 		config.AllowDirectClaim = true
 		w := newTestWorker(t, f, config)

@@ -98,14 +98,14 @@ func TestNewWorkerDefaults(t *testing.T) {
 func TestNewWorkerLeavesNothingRegistered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		f.after = always(errStore, "register_worker")
+		f.setAfter(always(errStore, "register_worker"))
 		if _, err := NewWorker(t.Context(), f, testConfig(1)); !errors.Is(err, ErrStoreUnavailable) {
 			t.Fatalf("got %v", err)
 		}
 		if f.count("register_worker") != 4 || len(f.registered) != 0 {
 			t.Errorf("calls %d, registered %v", f.count("register_worker"), f.registered)
 		}
-		f.after = nil
+		f.setAfter(nil)
 		first := newTestWorker(t, f, testConfig(1))
 		if _, err := NewWorker(t.Context(), f, testConfig(1)); !errors.Is(err, ErrDuplicateWorkerInstance) {
 			t.Errorf("second: %v", err)
@@ -126,11 +126,13 @@ func TestHeartbeatsRegisterAnew(t *testing.T) {
 		start := time.Now()
 		w := newTestWorker(t, f, testConfig(1))
 		time.Sleep(50 * time.Second)
+		synctest.Wait()
 		if len(f.heartbeats) != 2 || f.heartbeats[0].Sub(start) != 20*time.Second || f.heartbeats[1].Sub(start) != 40*time.Second {
 			t.Errorf("heartbeats: %v", f.heartbeats)
 		}
 		f.change(func() { clear(f.registered) })
 		time.Sleep(20 * time.Second)
+		synctest.Wait()
 		if f.count("register_worker") != 2 || len(f.registered) != 1 {
 			t.Error("not registered anew")
 		}
@@ -281,7 +283,7 @@ func TestClaimNext(t *testing.T) {
 		if err := task.Complete(t.Context(), nil); err != nil {
 			t.Error(err)
 		}
-		f.before = always(errStore, "list_eligible")
+		f.setBefore(always(errStore, "list_eligible"))
 		if _, err := w.ClaimNext(t.Context()); !errors.Is(err, ErrStoreUnavailable) {
 			t.Errorf("transport error: %v", err)
 		}
@@ -334,14 +336,14 @@ func TestTaskConsumed(t *testing.T) {
 
 		// A transport error does not spend the task, nor free the permit.
 		task = claimOne(t, w)
-		f.after = always(NewError(CodeOutcomeUnknown, "lost"), "complete_executions")
+		f.setAfter(always(NewError(CodeOutcomeUnknown, "lost"), "complete_executions"))
 		if err := task.Complete(t.Context(), []byte("r")); !errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("got %v", err)
 		}
 		if f.count("complete_executions") != 4 || w.permits.inUse() != 1 {
 			t.Errorf("%d calls, %d permits in use", f.count("complete_executions"), w.permits.inUse())
 		}
-		f.after = nil
+		f.setAfter(nil)
 		if err := task.Complete(t.Context(), []byte("r")); err != nil {
 			t.Errorf("repeat: %v", err)
 		}
