@@ -177,8 +177,12 @@ func (e *Engine) handle(events []flowfabric.WakeEvent) {
 		switch ev := &events[i]; ev.Kind {
 		case flowfabric.WakeSettled:
 			e.waits.notify(ev.ExecutionID, ev.Completion)
+			if ev.Completion != nil && e.fair.bounded(ev.Completion.LaneID) {
+				e.waiters.laneChanged(ev.Completion.LaneID)
+			}
 		case flowfabric.WakeLane:
 			e.fair.forgetWeights()
+			e.waiters.laneChanged(ev.LaneID)
 		}
 	}
 	e.waiters.handle(events)

@@ -99,6 +99,13 @@ func (f *fairness) laneWeights(ctx context.Context, store flowfabric.Store, log 
 	return lanes
 }
 
+// bounded reports whether the lane has a bound on its concurrency, as far as is
+// known: then an execution that ends lets another one in.
+func (f *fairness) bounded(lane flowfabric.LaneID) bool {
+	known := f.weights.Load()
+	return known != nil && (*known)[lane].MaxConcurrency > 0
+}
+
 func (f *fairness) fresh() bool {
 	at := f.loadedAt.Load()
 	return at > 0 && int64(time.Since(f.epoch))-at < int64(weightsFor)

@@ -14,7 +14,8 @@ import (
 // whose events the filter rejects.
 const feedPause = 10 * time.Millisecond
 
-// feedReaders holds the blocked reads of feeds.
+// feedReaders holds the blocked reads of feeds. An event wakes all reads of its
+// feed, whatever partitions they follow: it does not tell which are concerned.
 type feedReaders struct {
 	n  atomic.Int64
 	mu sync.Mutex
@@ -23,12 +24,11 @@ type feedReaders struct {
 }
 
 type feedReader struct {
-	partitions []uint16 // sorted; empty: all
-	woken      chan struct{}
+	woken chan struct{} // one token: look again
 }
 
-func (f *feedReaders) register(feed flowfabric.Feed, partitions []uint16) *feedReader {
-	r := &feedReader{partitions: slices.Sorted(slices.Values(partitions)), woken: make(chan struct{}, 1)}
+func (f *feedReaders) register(feed flowfabric.Feed) *feedReader {
+	r := &feedReader{woken: make(chan struct{}, 1)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.byFeed == nil {
@@ -61,20 +61,12 @@ func (f *feedReaders) handle(events []flowfabric.WakeEvent) {
 			continue
 		}
 		for _, r := range f.byFeed[events[i].Feed] {
-			r.notify(events[i].Partition)
+			r.notify()
 		}
 	}
 }
 
-func (r *feedReader) notify(partition uint16) {
-	if len(r.woken) > 0 {
-		return
-	}
-	if len(r.partitions) > 0 {
-		if _, ok := slices.BinarySearch(r.partitions, partition); !ok {
-			return
-		}
-	}
+func (r *feedReader) notify() {
 	select {
 	case r.woken <- struct{}{}:
 	default:
@@ -105,7 +97,7 @@ func (e *Engine) ReadFeed(ctx context.Context, args flowfabric.ReadFeedArgs) (fl
 		return none, err
 	}
 	defer e.feedPool.release()
-	r := e.feeds.register(args.Feed, args.Partitions)
+	r := e.feeds.register(args.Feed)
 	defer e.feeds.remove(args.Feed, r)
 	deadline := time.Now().Add(block)
 	timeUp := time.NewTimer(block)

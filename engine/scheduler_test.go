@@ -143,23 +143,27 @@ func TestClientGoneDuringTheClaim(t *testing.T) {
 	e := start(t, f, quiet)
 	defer stop(t, e)
 	f.add(newWork("a", "n", 1), newWork("a", "n", 2))
+	var gone context.CancelFunc
+	f.onClaim = func(int) error { gone(); return nil }
 	ctx, cancel := context.WithCancel(t.Context())
-	f.onClaim = func(int) error { cancel(); return nil }
-
+	defer cancel()
+	gone = cancel
 	if _, err := e.ClaimForWorker(ctx, grantArgs("a")); err != context.Canceled {
 		t.Errorf("grant: %v", err)
 	}
 	if len(f.released) != 1 || f.released[0].WorkerID != "w" || f.released[0].GrantID == "" {
 		t.Errorf("released %+v", f.released)
 	}
-	ctx, cancel = context.WithCancel(t.Context())
-	if _, err := e.ClaimTasks(ctx, tasksArgs("a")); err != context.Canceled {
+	ctx2, cancel2 := context.WithCancel(t.Context())
+	defer cancel2()
+	gone = cancel2
+	if _, err := e.ClaimTasks(ctx2, tasksArgs("a")); err != context.Canceled {
 		t.Errorf("tasks: %v", err)
 	}
 	if len(f.revoked) != 1 || f.revoked[0].Reason != "worker_abandoned" || f.revoked[0].ExpectedLeaseID == "" || f.revoked[0].RevokedBy != "worker" {
 		t.Errorf("revoked %+v", f.revoked)
 	}
-	if _, err := e.ClaimTasks(ctx, tasksArgs("a")); err != context.Canceled {
+	if _, err := e.ClaimTasks(ctx2, tasksArgs("a")); err != context.Canceled {
 		t.Errorf("gone before: %v", err)
 	}
 	if f.claimCount() != 2 {

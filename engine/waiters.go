@@ -277,12 +277,9 @@ func (ws *waiters) handle(events []flowfabric.WakeEvent) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for i := range events {
-		switch ev := &events[i]; ev.Kind {
-		case flowfabric.WakeEligible:
+		if ev := &events[i]; ev.Kind == flowfabric.WakeEligible {
 			ws.offers++
 			ws.offer(offer{lane: ev.LaneID, namespace: ev.Namespace, required: ev.Required, n: max(1, ev.Count), number: ws.offers})
-		case flowfabric.WakeLane:
-			ws.wakeLane(ev.LaneID)
 		}
 	}
 	ws.endBatch()
@@ -366,21 +363,41 @@ func eachTaking(idx laneIndex, o offer, f func(*class)) {
 	visit(idx[""])
 }
 
-// wakeLane lets the longest waiting of every class of a lane look: the lane's
-// state, weight or bound has changed. An empty lane means all lanes.
-func (ws *waiters) wakeLane(lane flowfabric.LaneID) {
-	if lane == "" {
-		for id := range ws.byLane {
-			ws.wakeLane(id)
-		}
+// laneChanged lets the longest waiting of every class of a lane look, unless
+// somebody of the class is about to: the lane's state or settings have changed,
+// or it has room again below its bound. An empty lane means all lanes.
+func (ws *waiters) laneChanged(lane flowfabric.LaneID) {
+	if ws.n.Load() == 0 {
 		return
 	}
-	for _, classes := range ws.byLane[lane] {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if lane != "" {
+		ws.lookIn(ws.byLane[lane])
+		return
+	}
+	for _, idx := range ws.byLane {
+		ws.lookIn(idx)
+	}
+}
+
+func (ws *waiters) lookIn(idx laneIndex) {
+	for _, classes := range idx {
 		for _, c := range classes {
-			c.offers++
-			ws.wakeOldest(c)
+			ws.look(c)
 		}
 	}
+}
+
+// look has somebody of the class look anew.
+func (ws *waiters) look(c *class) {
+	c.offers++
+	for _, w := range c.busy {
+		if w.state == woken {
+			return
+		}
+	}
+	ws.wakeOldest(c)
 }
 
 // wakeOldest wakes the class's longest waiting parked waiter and returns it, nil

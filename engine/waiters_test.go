@@ -489,21 +489,20 @@ func BenchmarkWaitingClaimWithWork(b *testing.B) {
 func BenchmarkEventWith10000Waiters(b *testing.B) {
 	ws := newWaiters(10_000)
 	for i := range 10_000 {
-		args := &flowfabric.ClaimCandidatesArgs{Lanes: []flowfabric.LaneID{flowfabric.LaneID(fmt.Sprint("lane", i%10))}, Capabilities: []string{fmt.Sprint("cap", i%20)}, Max: 1}
+		args := &flowfabric.ClaimCandidatesArgs{Lanes: []flowfabric.LaneID{flowfabric.LaneID(fmt.Sprint("lane", i%10))}, Capabilities: []string{fmt.Sprint("cap", i%200)}, Max: 1}
 		w, err := ws.register(args)
 		if err != nil || !ws.park(w, nothingLeft) {
 			b.Fatal(err)
 		}
 	}
-	events := []flowfabric.WakeEvent{{Kind: flowfabric.WakeEligible, LaneID: "lane3", Namespace: "n", Required: []string{"cap13"}, Count: 1}}
+	c := ws.byLane["lane3"][""][1]
+	events := []flowfabric.WakeEvent{{Kind: flowfabric.WakeEligible, LaneID: "lane3", Namespace: "n", Required: c.capabilities, Count: 1}}
 	b.ReportAllocs()
 	for b.Loop() {
-		c := ws.byLane["lane3"][""]
 		ws.handle(events)
-		for _, k := range c { // put the woken one back
-			if len(k.parked) < 1000 && k.capabilities[0] == "cap13" {
-				break
-			}
-		}
+		w := c.busy[0] // the one woken looks and parks again
+		<-w.wake
+		ws.resume(w)
+		ws.park(w, nothingLeft)
 	}
 }
