@@ -108,6 +108,7 @@ type Scenario struct {
 func Scenarios() []Scenario {
 	return []Scenario{
 		{Name: "lifecycle", Summary: "create, claim and complete through the batch calls", run: runLifecycle},
+		{Name: "sdk", Summary: "the same through the SDK: single submits, one worker with many permits", run: runSDK},
 	}
 }
 

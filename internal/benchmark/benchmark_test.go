@@ -40,10 +40,16 @@ func (c *counts) Add(n int) {
 	c.steps[c.now] += n
 }
 
-func TestLifecycleOnMemory(t *testing.T) {
+func TestScenariosOnMemory(t *testing.T) {
+	for _, scenario := range benchmark.Scenarios() {
+		t.Run(scenario.Name, func(t *testing.T) { testOnMemory(t, scenario.Name) })
+	}
+}
+
+func testOnMemory(t *testing.T, scenario string) {
 	progress := &counts{}
 	report, err := benchmark.Run(t.Context(), benchmark.Config{
-		Backend: "memory:", Open: openMemory, Executions: 500, Workers: 4, PayloadBytes: 512, ResultBytes: 16, Batch: 30,
+		Scenario: scenario, Backend: "memory:", Open: openMemory, Executions: 500, Workers: 4, PayloadBytes: 512, ResultBytes: 16, Batch: 30,
 		StartSamples: 5, Progress: progress, Size: func() (int64, error) { return 0, nil },
 	})
 	if err != nil {
