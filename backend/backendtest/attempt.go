@@ -1,8 +1,6 @@
 package backendtest
 
 import (
-	"fmt"
-
 	"github.com/flowfabric/flowfabric"
 )
 
@@ -24,17 +22,17 @@ func attemptScenarios(r *runner) {
 		at := s.now()
 		task := s.claim(id)
 		a := s.attempt(id, 0)
-		s.equal("identity", fmt.Sprint(a.AttemptID == task.AttemptID, a.ExecutionID == id, a.AttemptIndex, a.AttemptType, a.AttemptState),
-			fmt.Sprint(true, true, 0, "initial", "started"))
+		s.equal("identity", facts(a.AttemptID == task.AttemptID, a.ExecutionID == id, a.AttemptIndex, a.AttemptType, a.AttemptState),
+			facts(true, true, 0, "initial", "started"))
 		s.equal("created_at, started_at", []flowfabric.Millis{a.CreatedAt, a.StartedAt}, []flowfabric.Millis{at, at})
-		s.equal("lease", fmt.Sprint(a.LeaseID == task.Fence.LeaseID, a.LeaseEpoch, a.WorkerID, a.WorkerInstanceID), fmt.Sprint(true, 1, "pool-a", "a-1"))
+		s.equal("lease", facts(a.LeaseID == task.Fence.LeaseID, a.LeaseEpoch, a.WorkerID, a.WorkerInstanceID), facts(true, 1, "pool-a", "a-1"))
 		s.that(a.PreviousAttemptIndex == nil && !a.TerminalizedByOverride && a.EndedAt == 0, "attempt is %+v", a)
 		s.equal("policy snapshot", a.PolicySnapshot, task.PolicySnapshot)
 		s.equal("lane of the snapshot", a.PolicySnapshot.LaneID, testLane)
 		s.advance(7)
 		s.complete(task)
 		a = s.attempt(id, 0)
-		s.equal("end", fmt.Sprint(a.AttemptState, " ", a.EndedAt, " ", a.FailureReason), fmt.Sprint("ended_success ", at+7, " "))
+		s.equal("end", facts(a.AttemptState, a.EndedAt, a.FailureReason), facts("ended_success", at+7, ""))
 		current, err := s.Backend.GetCurrentAttempt(s.ctx, id)
 		s.ok(err)
 		s.equal("current attempt", current, a)
@@ -80,7 +78,7 @@ func attemptScenarios(r *runner) {
 		s.replay(id)
 		s.operatorCancel(id)
 		s.equal("attempt 0", s.attempt(id, 0), first)
-		s.equal("attempt 1", fmt.Sprint(s.attempt(id, 1).AttemptState, s.attempt(id, 1).LeaseID == second.Fence.LeaseID), "interrupted_reclaimedtrue")
+		s.equal("attempt 1", facts(s.attempt(id, 1).AttemptState, s.attempt(id, 1).LeaseID == second.Fence.LeaseID), "interrupted_reclaimed true")
 		s.equal("attempt 2", s.attempt(id, 2).AttemptState, flowfabric.AttemptEndedSuccess)
 	})
 

@@ -30,9 +30,9 @@ type Harness struct {
 	// Clock is the store's clock, moved by the suite; nil where the store runs on
 	// a real clock, and then the scenarios that need time to pass are skipped.
 	Clock *Clock
-	// Corrupt overwrites one field of the stored record of an execution, named as
-	// in its JSON form, with a raw value. Optional.
-	Corrupt func(t *testing.T, id flowfabric.ExecutionID, field, value string)
+	// Corrupt spoils one field of the stored record of an execution, named as in
+	// its JSON form, and reports whether it can do so for that field. Optional.
+	Corrupt func(t *testing.T, id flowfabric.ExecutionID, field string) bool
 	// Displace takes an execution out of the order in which claimers and ticks
 	// find it and puts it where it does not belong. Optional.
 	Displace func(t *testing.T, id flowfabric.ExecutionID)
@@ -73,6 +73,9 @@ func (c *Clock) NowMillis() flowfabric.Millis {
 	defer c.mu.Unlock()
 	return c.now
 }
+
+// Now is NowMillis as a time.
+func (c *Clock) Now() time.Time { return time.UnixMilli(int64(c.NowMillis())) }
 
 // Advance moves the clock forward.
 func (c *Clock) Advance(d time.Duration) {

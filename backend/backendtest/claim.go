@@ -13,8 +13,8 @@ func claimScenarios(r *runner) {
 	r.scenario("02.12 a second grant", func(s *scene) {
 		id := s.create()
 		g1 := s.grant(id, workerA)
-		s.equal("grant", fmt.Sprint(g1.ExecutionID == id, g1.PartitionKey, g1.LaneID, g1.Kind, g1.ExpiresAt),
-			fmt.Sprint(true, fmt.Sprintf("{fp:%d}", id.Partition()), "work", "claim", s.now()+5000))
+		s.equal("grant", facts(g1.ExecutionID == id, g1.PartitionKey, g1.LaneID, g1.Kind, g1.ExpiresAt),
+			facts(true, fmt.Sprintf("{fp:%d}", id.Partition()), "work", "claim", s.now()+5000))
 		s.that(g1.GrantID != "" && len(g1.GrantID) <= 256, "grant id is %q", g1.GrantID)
 		_, err := s.store().IssueClaimGrant(s.ctx, grantArgs(id, workerB, 5000))
 		s.assertCode(err, flowfabric.CodeGrantAlreadyExists)
@@ -102,7 +102,7 @@ func claimScenarios(r *runner) {
 			again.Replayed, again.StoreTime = first.Replayed, first.StoreTime
 			s.equal("repeat", again, first)
 		})
-		s.equal("epoch and attempts", fmt.Sprint(s.lease(id).LeaseEpoch, len(s.attempts(id))), "1 1")
+		s.equal("epoch and attempts", facts(s.lease(id).LeaseEpoch, len(s.attempts(id))), "1 1")
 	})
 
 	r.scenario("02.5.3 a repeated claim whose lease is gone", func(s *scene) {
@@ -181,7 +181,7 @@ func claimScenarios(r *runner) {
 		args.Expect = flowfabric.ExpectAny
 		resumed, err := s.Backend.ClaimGranted(s.ctx, args)
 		s.ok(err)
-		s.equal("resumed", fmt.Sprint(resumed.AttemptID == task.AttemptID, resumed.AttemptIndex, resumed.Fence.LeaseEpoch, resumed.ClaimKind), fmt.Sprint(true, 0, 2, "resume"))
+		s.equal("resumed", facts(resumed.AttemptID == task.AttemptID, resumed.AttemptIndex, resumed.Fence.LeaseEpoch, resumed.ClaimKind), facts(true, 0, 2, "resume"))
 		s.equal("history", s.history(id), []string{"acquired(direct)", "released(worker_delay)", "resumed"})
 	})
 
@@ -191,7 +191,7 @@ func claimScenarios(r *runner) {
 		s.promote(id)
 		got, err := s.reclaimGrant(id, workerB)
 		s.ok(err)
-		s.equal("outcome, kind", fmt.Sprint(got.Outcome, got.Grant.Kind), "grantedresume")
+		s.equal("outcome, kind", facts(got.Outcome, got.Grant.Kind), "granted resume")
 		_, err = s.consume(*got.Grant, workerB)
 		s.ok(err)
 		_, err = s.consume(*got.Grant, workerB)
@@ -318,10 +318,10 @@ func claimScenarios(r *runner) {
 		s.delay(task, 10)
 		s.promote(id)
 		task = s.claim(id)
-		s.equal("resume", fmt.Sprint(task.ClaimKind, task.AttemptIndex), "resume 0")
+		s.equal("resume", facts(task.ClaimKind, task.AttemptIndex), "resume 0")
 		s.advanceTo(task.LeaseExpiresAt) // nobody has marked the lapse
 		task = s.claimBy(id, workerB)
-		s.equal("reclaim", fmt.Sprint(task.ClaimKind, task.AttemptIndex, task.LeaseReclaimCount), "reclaim 1 1")
+		s.equal("reclaim", facts(task.ClaimKind, task.AttemptIndex, task.LeaseReclaimCount), "reclaim 1 1")
 		s.equal("history", s.history(id), []string{"acquired(direct)", "released(worker_delay)", "resumed", "expired", "reclaimed"})
 	})
 
@@ -374,8 +374,8 @@ func claimScenarios(r *runner) {
 		id := s.create(withPayload([]byte("in")), withTags("a.b", "c"), withKind("report"), withDeadline(s.now()+1_000_000),
 			withPolicy(`{"timeout_policy":{"attempt_timeout_ms":5000}}`))
 		task := s.takeTasks(workerA, 1)[0]
-		s.equal("task", fmt.Sprint(task.ExecutionID == id, task.AttemptIndex, task.AttemptType, task.ClaimKind, task.LaneID, task.Namespace, task.Kind, string(task.Payload), task.PayloadEncoding, task.Tags, task.LeaseReclaimCount, task.WorkerInstanceID),
-			fmt.Sprint(true, 0, "initial", "claim", "work", "test", "report", "in", "json", tags("a.b", "c"), 0, "a-1"))
+		s.equal("task", facts(task.ExecutionID == id, task.AttemptIndex, task.AttemptType, task.ClaimKind, task.LaneID, task.Namespace, task.Kind, string(task.Payload), task.PayloadEncoding, task.Tags, task.LeaseReclaimCount, task.WorkerInstanceID),
+			facts(true, 0, "initial", "claim", "work", "test", "report", "in", "json", tags("a.b", "c"), 0, "a-1"))
 		s.equal("instants", []flowfabric.Millis{task.LeaseExpiresAt, task.AttemptTimeoutAt, task.ExecutionDeadlineAt, task.StoreTime},
 			[]flowfabric.Millis{s.now() + 30_000, s.now() + 5000, s.now() + 1_000_000, s.now()})
 		s.that(task.Fence.Complete() && task.Fence.AttemptID == task.AttemptID, "fence is %+v", task.Fence)
@@ -397,7 +397,7 @@ func reclaimScenarios(r *runner) {
 		s.lapse(a)
 		got, err := s.reclaimGrant(id, workerB)
 		s.ok(err)
-		s.equal("outcome, kind", fmt.Sprint(got.Outcome, got.Grant.Kind), "grantedreclaim")
+		s.equal("outcome, kind", facts(got.Outcome, got.Grant.Kind), "granted reclaim")
 		args := consumeArgs(*got.Grant, workerB)
 		for expect, code := range map[flowfabric.ClaimExpect]flowfabric.Code{flowfabric.ExpectNew: flowfabric.CodeExecutionNotLeaseable, flowfabric.ExpectResume: flowfabric.CodeExecutionNotLeaseable} {
 			args.Expect = expect
@@ -409,15 +409,15 @@ func reclaimScenarios(r *runner) {
 		args.Expect = flowfabric.ExpectReclaim
 		task, err := s.Backend.ClaimGranted(s.ctx, args)
 		s.ok(err)
-		s.equal("task", fmt.Sprint(task.Fence.LeaseEpoch, task.AttemptIndex, task.AttemptType, task.ClaimKind, task.LeaseReclaimCount), "2 1 reclaim reclaim 1")
+		s.equal("task", facts(task.Fence.LeaseEpoch, task.AttemptIndex, task.AttemptType, task.ClaimKind, task.LeaseReclaimCount), "2 1 reclaim reclaim 1")
 		s.is(id, activeVector())
 		old := s.attempt(id, 0)
-		s.equal("attempt 0", fmt.Sprint(old.AttemptState, "/", old.FailureReason, "/", old.EndedAt), fmt.Sprint("interrupted_reclaimed/lease_expired/", s.now()))
+		s.equal("attempt 0", facts(old.AttemptState, old.FailureReason, old.EndedAt), facts("interrupted_reclaimed", "lease_expired", s.now()))
 		fresh := s.attempt(id, 1)
-		s.equal("attempt 1", fmt.Sprint(fresh.AttemptType, *fresh.PreviousAttemptIndex, fresh.ReclaimReason), "reclaim0lease_expired")
+		s.equal("attempt 1", facts(fresh.AttemptType, *fresh.PreviousAttemptIndex, fresh.ReclaimReason), "reclaim 0 lease_expired")
 		s.equal("reclaim count", s.describe(id).LeaseReclaimCount, uint32(1))
 		s.equal("retry count", s.describe(id).RetryCount, uint32(0))
-		s.equal("held", fmt.Sprint(len(s.held("a-1")), len(s.held("b-1"))), "0 1")
+		s.equal("held", facts(len(s.held("a-1")), len(s.held("b-1"))), "0 1")
 		s.equal("previous lease", s.lease(id).PreviousLeaseID, a.Fence.LeaseID)
 		rec, err := s.Backend.GetExecution(s.ctx, id)
 		s.ok(err)

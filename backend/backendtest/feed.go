@@ -41,8 +41,8 @@ func feedScenarios(r *runner) {
 		got := s.readFeed(flowfabric.ReadFeedArgs{Feed: flowfabric.FeedCompletions, Start: start.NextCursor})
 		s.equal("events after", eventIDs(got.Events), []flowfabric.ExecutionID{first})
 		e := got.Events[0]
-		s.equal("event", fmt.Sprint(e.Feed, e.Kind, e.Outcome, e.PublicState, e.Namespace, e.LaneID, e.Tags, *e.AttemptIndex, *e.ReplayCount),
-			fmt.Sprint(flowfabric.FeedCompletions, flowfabric.EventCompleted, flowfabric.OutcomeSuccess, flowfabric.PublicCompleted, testNamespace, testLane, tags("a.b", "c"), 0, 0))
+		s.equal("event", facts(e.Feed, e.Kind, e.Outcome, e.PublicState, e.Namespace, e.LaneID, e.Tags, *e.AttemptIndex, *e.ReplayCount),
+			facts(flowfabric.FeedCompletions, flowfabric.EventCompleted, flowfabric.OutcomeSuccess, flowfabric.PublicCompleted, testNamespace, testLane, tags("a.b", "c"), 0, 0))
 		s.that(e.AttemptID != "" && e.At > 0 && e.Cause != "" && e.ResultSize == nil, "event is %+v", e)
 		s.that(strings.HasPrefix(e.EventID, fmt.Sprint(first.Partition(), "-")), "event id is %q", e.EventID)
 		second := s.end()
@@ -66,7 +66,7 @@ func feedScenarios(r *runner) {
 		events := s.events(flowfabric.FeedCompletions, id)
 		s.equal("events", len(events), 1)
 		e := events[0]
-		s.equal("event", fmt.Sprint(e.Outcome, e.PublicState, e.FailureReason, e.FailureCategory), "expiredexpiredexecution_deadlinedeadline")
+		s.equal("event", facts(e.Outcome, e.PublicState, e.FailureReason, e.FailureCategory), "expired expired execution_deadline deadline")
 		s.that(e.AttemptIndex == nil && e.AttemptID == "", "an attempt in the event: %+v", e)
 	})
 
@@ -89,13 +89,13 @@ func feedScenarios(r *runner) {
 		s.operatorCancel(id)
 		events := s.events(flowfabric.FeedCompletions, id)
 		s.equal("events", len(events), 2)
-		s.equal("first", fmt.Sprint(events[0].Outcome, *events[0].ReplayCount, *events[0].ResultSize, *events[0].AttemptIndex), "success0 3 2")
-		s.equal("second", fmt.Sprint(events[1].Outcome, *events[1].ReplayCount, events[1].ResultSize == nil), "cancelled1 true")
+		s.equal("first", facts(events[0].Outcome, *events[0].ReplayCount, *events[0].ResultSize, *events[0].AttemptIndex), "success 0 3 2")
+		s.equal("second", facts(events[1].Outcome, *events[1].ReplayCount, events[1].ResultSize == nil), "cancelled 1 true")
 		failed, task := s.createClaimed()
 		_, err := s.Backend.FailExecution(s.ctx, flowfabric.FailExecutionArgs{ExecutionID: failed, Fence: task.Fence, Reason: strings.Repeat("x", 3000), Category: "permanent"})
 		s.ok(err)
 		e := s.events(flowfabric.FeedCompletions, failed)[0]
-		s.equal("failure", fmt.Sprint(e.Outcome, len(e.FailureReason), e.FailureCategory), "failed1024 permanent")
+		s.equal("failure", facts(e.Outcome, len(e.FailureReason), e.FailureCategory), "failed 1024 permanent")
 	})
 
 	r.scenario("04.33 claim, renew, delay, resume, complete in the lease feed", func(s *scene) {

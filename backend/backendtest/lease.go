@@ -17,8 +17,8 @@ func leaseScenarios(r *runner) {
 		s.ok(err)
 		s.equal("fence", task.Fence, flowfabric.Fence{LeaseID: args.LeaseID, LeaseEpoch: 1, AttemptID: args.AttemptID})
 		l := s.lease(id)
-		s.equal("lease", fmt.Sprint(l.LeaseID == args.LeaseID, l.LeaseEpoch, l.AttemptIndex, l.AttemptID == args.AttemptID, l.WorkerID, l.WorkerInstanceID, l.LaneID, l.ClaimKind, l.OwnershipState),
-			fmt.Sprint(true, 1, 0, true, "pool-a", "a-1", "work", "claim", "leased"))
+		s.equal("lease", facts(l.LeaseID == args.LeaseID, l.LeaseEpoch, l.AttemptIndex, l.AttemptID == args.AttemptID, l.WorkerID, l.WorkerInstanceID, l.LaneID, l.ClaimKind, l.OwnershipState),
+			facts(true, 1, 0, true, "pool-a", "a-1", "work", "claim", "leased"))
 		s.equal("last_renewed_at", l.LastRenewedAt, l.AcquiredAt)
 		s.equal("expires_at", l.ExpiresAt, l.AcquiredAt+30_000)
 		s.equal("renewal_deadline", l.RenewalDeadline, l.AcquiredAt+20_000)
@@ -38,8 +38,8 @@ func leaseScenarios(r *runner) {
 		s.ok(err)
 		s.equal("result", got, flowfabric.RenewLeaseResult{LeaseEpoch: 1, ExpiresAt: s.now() + 30_000})
 		l := s.lease(id)
-		s.equal("lease", fmt.Sprint(l.LeaseID == task.Fence.LeaseID, l.LeaseEpoch, l.LastRenewedAt, l.RenewalDeadline),
-			fmt.Sprint(true, 1, s.now(), s.now()+20_000))
+		s.equal("lease", facts(l.LeaseID == task.Fence.LeaseID, l.LeaseEpoch, l.LastRenewedAt, l.RenewalDeadline),
+			facts(true, 1, s.now(), s.now()+20_000))
 		s.equal("acquired_at", l.AcquiredAt, s.now()-10_000)
 		rec, err := s.Backend.GetExecution(s.ctx, id)
 		s.ok(err)
@@ -114,7 +114,7 @@ func leaseScenarios(r *runner) {
 		s.is(lapsed, interruptedVector(flowfabric.OwnershipLeaseExpired))
 		s.equal("held", len(s.held(workerA.instance)), 0)
 		l := s.lease(lapsed)
-		s.equal("lease kept for reading", fmt.Sprint(l.LeaseID == task.Fence.LeaseID, l.OwnershipState, l.RemainingMs), "truelease_expired_reclaimable0")
+		s.equal("lease kept for reading", facts(l.LeaseID == task.Fence.LeaseID, l.OwnershipState, l.RemainingMs), "true lease_expired_reclaimable 0")
 		s.that(contains(s.eligible(), revoked) && contains(s.eligible(), lapsed), "a lapsed or revoked execution is not offered")
 	})
 
@@ -194,7 +194,7 @@ func leaseScenarios(r *runner) {
 		s.equal("detail", s.describe(id).BlockingDetail, "lease revoked: too slow")
 		rec, err := s.Backend.GetExecution(s.ctx, id)
 		s.ok(err)
-		s.equal("revocation", fmt.Sprint(rec.LeaseRevokedAt > 0, rec.LeaseRevokeReason, rec.ReclaimHold), "truetoo slowfalse")
+		s.equal("revocation", facts(rec.LeaseRevokedAt > 0, rec.LeaseRevokeReason, rec.ReclaimHold), "true too slow false")
 		s.noLease(id)
 		s.equal("held", len(s.held(workerA.instance)), 0)
 		s.equal("history", s.history(id), []string{"acquired(direct)", "revoked(too slow)"})
@@ -271,9 +271,9 @@ func leaseScenarios(r *runner) {
 		s.equal("epoch, index", []uint64{task.Fence.LeaseEpoch, uint64(task.AttemptIndex)}, []uint64{2, 1})
 		rec, err := s.Backend.GetExecution(s.ctx, id)
 		s.ok(err)
-		s.equal("hold and revocation", fmt.Sprint(rec.ReclaimHold, rec.LeaseRevokedAt, rec.LeaseRevokeReason), "false0")
+		s.equal("hold and revocation", facts(rec.ReclaimHold, rec.LeaseRevokedAt, rec.LeaseRevokeReason), "false 0 ")
 		a := s.attempt(id, 0)
-		s.equal("attempt 0", fmt.Sprint(a.AttemptState, "/", a.FailureReason), "interrupted_reclaimed/lease_revoked")
+		s.equal("attempt 0", facts(a.AttemptState, a.FailureReason), "interrupted_reclaimed lease_revoked")
 	})
 
 	r.scenario("02.4.3 a hold is set late, and released", func(s *scene) {
@@ -336,8 +336,8 @@ func leaseScenarios(r *runner) {
 			s.equal("execution", ev.ExecutionID, id)
 		}
 		re := events[2]
-		s.equal("reclaimed", fmt.Sprint(re.LeaseID == b.Fence.LeaseID, re.LeaseEpoch, re.PrevLeaseID == a.Fence.LeaseID, re.PrevWorkerInstanceID, *re.PrevAttemptIndex, re.ExpiresAt == b.LeaseExpiresAt),
-			fmt.Sprint(true, 2, true, "a-1", 0, true))
+		s.equal("reclaimed", facts(re.LeaseID == b.Fence.LeaseID, re.LeaseEpoch, re.PrevLeaseID == a.Fence.LeaseID, re.PrevWorkerInstanceID, *re.PrevAttemptIndex, re.ExpiresAt == b.LeaseExpiresAt),
+			facts(true, 2, true, "a-1", 0, true))
 		s.equal("previous epoch", re.PrevLeaseEpoch, uint64(1))
 		s.equal("acquired", events[6].LeaseID, d.Fence.LeaseID)
 	})
@@ -422,7 +422,7 @@ func leaseScenarios(r *runner) {
 
 		task := page.Tasks[0]
 		s.equal("fence", task.Fence.LeaseID, s.lease(elsewhere).LeaseID)
-		s.equal("task", fmt.Sprint(task.Namespace, task.Kind, string(task.Payload), task.AttemptType, task.ClaimKind.TaskLabel()), `othertask{"n":1}initialfresh`)
+		s.equal("task", facts(task.Namespace, task.Kind, string(task.Payload), task.AttemptType, task.ClaimKind.TaskLabel()), `other task {"n":1} initial fresh`)
 		s.complete(task)
 		s.equal("held after the end", len(s.held("a-1")), 4)
 	})
@@ -462,7 +462,7 @@ func leaseScenarios(r *runner) {
 					s.that(!got[l.ExecutionID], "%s twice with limit %d", l.ExecutionID, limit)
 					got[l.ExecutionID] = true
 					s.equal("marked", l.Marked, l.ExecutionID == marked)
-					s.equal("entry", fmt.Sprint(l.LeaseEpoch, l.AttemptIndex, l.WorkerInstanceID, l.ExpiresAt), fmt.Sprint(1, 0, "a-1", last.LeaseExpiresAt))
+					s.equal("entry", facts(l.LeaseEpoch, l.AttemptIndex, l.WorkerInstanceID, l.ExpiresAt), facts(1, 0, "a-1", last.LeaseExpiresAt))
 				}
 				if args.Cursor = page.NextCursor; args.Cursor == "" {
 					break

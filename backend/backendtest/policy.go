@@ -31,7 +31,9 @@ func policyScenarios(r *runner) {
 			{`{"retry_policy":{"backoff":{"type":"fixed"}}}`, "delay_ms"},
 			{`{"retry_policy":{"backoff":{"type":"fixed","delay_ms":null}}}`, "delay_ms"},
 			{`{"retry_policy":{"backoff":{"type":"fixed","delay_ms":-1}}}`, "delay_ms"},
-			{`{"retry_policy":{"backoff":{"delay_ms":1}}}`, "type"},
+			{`{"retry_policy":{"backoff":{"initial_delay_ms":1,"max_delay_ms":10,"multiplier":2}}}`, "type"},
+			{`{"retry_policy":{"backoff":{}}}`, "type"},
+			{`{"retry_policy":{"backoff":{"type":"exponential","max_delay_ms":10,"multiplier":2}}}`, "initial_delay_ms"},
 			{`{"retry_policy":{"backoff":{"type":"exponential","initial_delay_ms":1,"max_delay_ms":10,"multiplier":0.5}}}`, "multiplier"},
 			{`{"retry_policy":{"backoff":{"type":"exponential","initial_delay_ms":10,"max_delay_ms":1,"multiplier":2}}}`, "max_delay_ms"},
 			{`{"retry_policy":{"retryable_categories":["permanent"]}}`, "retryable_categories"},
@@ -275,7 +277,7 @@ func policyScenarios(r *runner) {
 		s.is(id, endedVector(flowfabric.OutcomeExpired, flowfabric.AttemptTerminal))
 		s.equal("failure", s.describe(id).FailureReason, "attempt_timeout")
 		a := s.attempt(id, 0)
-		s.equal("attempt", fmt.Sprint(a.AttemptState, a.FailureReason, a.FailureCategory, a.TerminalizedByOverride), "ended_failureattempt_timeouttimeouttrue")
+		s.equal("attempt", facts(a.AttemptState, a.FailureReason, a.FailureCategory, a.TerminalizedByOverride), "ended_failure attempt_timeout timeout true")
 		s.equal("history", s.history(id), []string{"acquired(direct)", "released(attempt_timeout)"})
 		s.equal("held", len(s.held(workerA.instance)), 0)
 		_, err := s.tryComplete(id, task.Fence)
@@ -361,7 +363,7 @@ func policyScenarios(r *runner) {
 		for _, id := range []flowfabric.ExecutionID{running, lapsed, paused} {
 			s.is(id, endedVector(flowfabric.OutcomeExpired, flowfabric.AttemptTerminal))
 			a := s.attempt(id, 0)
-			s.equal("attempt", fmt.Sprint(a.AttemptState, a.FailureReason, a.TerminalizedByOverride), "ended_failureexecution_deadlinetrue")
+			s.equal("attempt", facts(a.AttemptState, a.FailureReason, a.TerminalizedByOverride), "ended_failure execution_deadline true")
 		}
 		s.is(blocked, endedVector(flowfabric.OutcomeExpired, flowfabric.AttemptPendingFirst))
 		s.is(wins, endedVector(flowfabric.OutcomeExpired, flowfabric.AttemptPendingFirst))

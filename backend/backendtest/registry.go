@@ -42,8 +42,8 @@ func registryScenarios(r *runner) {
 		s.equal("second", got, flowfabric.RegisterWorkerResult{Outcome: flowfabric.WorkerRefreshed, NextExpiryAt: s.now() + 5000})
 		w, err := s.Backend.GetWorker(s.ctx, testNamespace, "a-1")
 		s.ok(err)
-		s.equal("record", fmt.Sprint(w.WorkerID, w.Capabilities, w.LivenessTTLMs, w.RegisteredAt, w.LastHeartbeatAt, w.Implicit),
-			fmt.Sprint("pool-a", []string{"a", "gpu"}, 5000, at, s.now(), false))
+		s.equal("record", facts(w.WorkerID, w.Capabilities, w.LivenessTTLMs, w.RegisteredAt, w.LastHeartbeatAt, w.Implicit),
+			facts("pool-a", []string{"a", "gpu"}, 5000, at, s.now(), false))
 		s.equal("lanes", len(w.Lanes), 2)
 		_, err = registerWith(s, func(a *flowfabric.RegisterWorkerArgs) { a.WorkerID = "pool-z" })
 		s.assertCode(err, flowfabric.CodeInstanceIDReassigned)
@@ -200,7 +200,7 @@ func registryScenarios(r *runner) {
 		s.ok(err)
 		w, err = s.Backend.GetWorker(s.ctx, flowfabric.AnyNamespace, "a-1")
 		s.ok(err)
-		s.equal("latest claim", fmt.Sprint(w.Capabilities, w.Lanes, w.RegisteredAt, w.LastHeartbeatAt), fmt.Sprint([]string{"gpu"}, []flowfabric.LaneID{"x"}, at, s.now()))
+		s.equal("latest claim", facts(w.Capabilities, w.Lanes, w.RegisteredAt, w.LastHeartbeatAt), facts([]string{"gpu"}, []flowfabric.LaneID{"x"}, at, s.now()))
 		args.Namespace = "ns"
 		_, err = s.Backend.ClaimTasks(s.ctx, args)
 		s.ok(err)
@@ -220,7 +220,7 @@ func registryScenarios(r *runner) {
 		s.ok(err)
 		w, err := s.Backend.GetWorker(s.ctx, testNamespace, "a-1")
 		s.ok(err)
-		s.equal("explicit record", fmt.Sprint(w.Implicit, w.Capabilities, w.LastHeartbeatAt), fmt.Sprint(false, []string{"cpu"}, s.now()))
+		s.equal("explicit record", facts(w.Implicit, w.Capabilities, w.LastHeartbeatAt), facts(false, []string{"cpu"}, s.now()))
 		s.equal("its nonce", heartbeat(s, nonce).Registered, true)
 	})
 

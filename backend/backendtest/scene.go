@@ -704,6 +704,10 @@ func isCursor(p cmp.Path) bool {
 	return ok && f.Name() == "Cursor" && p.Index(-2).Type() == reflect.TypeFor[flowfabric.Event]()
 }
 
+// facts sets values side by side, with a space between any two, so that several
+// can be compared at once.
+func facts(v ...any) string { return strings.TrimSuffix(fmt.Sprintln(v...), "\n") }
+
 func ptr[T any](v T) *T { return &v }
 
 // strangeFence is a well-formed fence that names no lease of anything.

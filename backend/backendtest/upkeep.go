@@ -1,7 +1,6 @@
 package backendtest
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/flowfabric/flowfabric"
@@ -69,7 +68,7 @@ func upkeepScenarios(r *runner) {
 		s.equal("due", promote(id), flowfabric.UpkeepPromoted)
 		s.is(id, waitingVector(flowfabric.AttemptPendingFirst))
 		d := s.describe(id)
-		s.equal("delay and detail", fmt.Sprint(d.DelayUntil, d.BlockingDetail), "0")
+		s.equal("delay and detail", facts(d.DelayUntil, d.BlockingDetail), "0 ")
 		s.unchanged(id, func() { s.equal("again", promote(id), flowfabric.UpkeepCleaned) })
 		s.equal("unknown", promote(idOn(1)), flowfabric.UpkeepCleaned)
 		s.claim(id)
@@ -275,7 +274,7 @@ func administrationScenarios(r *runner) {
 			job, err = s.Backend.GetReconcile(s.ctx, job.JobID)
 			s.ok(err)
 		}
-		s.equal("job", fmt.Sprint(job.State, job.Partitions, job.Examined, job.Repaired), "done1 1 0")
+		s.equal("job", facts(job.State, job.Partitions, job.Examined, job.Repaired), "done 1 1 0")
 		_, err = s.Backend.GetReconcile(s.ctx, "nope")
 		s.assertCode(err, flowfabric.CodeInvalidInput)
 		_, err = s.Backend.StartReconcile(s.ctx, ptr(uint16(60_000)))

@@ -178,8 +178,8 @@ func waitScenarios(r *runner) {
 		s.completeWith(task, []byte{0, 1, 0xFF})
 		got := <-answer
 		s.ok(<-errs)
-		s.equal("wait", fmt.Sprint(got.PublicState, got.Terminal, got.TimedOut, got.Outcome, got.ResultAvailable, got.Result, got.ResultEncoding, *got.AttemptIndex, got.ReplayCount),
-			fmt.Sprint(flowfabric.PublicCompleted, true, false, flowfabric.OutcomeSuccess, true, []byte{0, 1, 0xFF}, "json", 0, 0))
+		s.equal("wait", facts(got.PublicState, got.Terminal, got.TimedOut, got.Outcome, got.ResultAvailable, got.Result, got.ResultEncoding, *got.AttemptIndex, got.ReplayCount),
+			facts(flowfabric.PublicCompleted, true, false, flowfabric.OutcomeSuccess, true, []byte{0, 1, 0xFF}, "json", 0, 0))
 		s.equal("completed_at", got.CompletedAt, s.describe(id).CompletedAt)
 	})
 
@@ -199,7 +199,7 @@ func waitScenarios(r *runner) {
 		s.fail(task, "permanent")
 		for range n {
 			got := <-answers
-			s.equal("wait", fmt.Sprint(got.PublicState, got.Outcome, got.FailureReason, got.FailureCategory, got.ResultAvailable), "failedfailedboompermanent false")
+			s.equal("wait", facts(got.PublicState, got.Outcome, got.FailureReason, got.FailureCategory, got.ResultAvailable), "failed failed boom permanent false")
 		}
 	})
 
@@ -207,10 +207,10 @@ func waitScenarios(r *runner) {
 		id, _ := s.createClaimed()
 		got, err := s.Backend.WaitExecution(s.ctx, flowfabric.WaitExecutionArgs{ExecutionID: id, WaitMs: 200})
 		s.ok(err)
-		s.equal("wait", fmt.Sprint(got.PublicState, got.Terminal, got.TimedOut, got.Outcome), "activefalse true ")
+		s.equal("wait", facts(got.PublicState, got.Terminal, got.TimedOut, got.Outcome), "active false true ")
 		got, err = s.Backend.WaitExecution(s.ctx, flowfabric.WaitExecutionArgs{ExecutionID: id})
 		s.ok(err)
-		s.equal("check only", fmt.Sprint(got.PublicState, got.Terminal), "activefalse")
+		s.equal("check only", facts(got.PublicState, got.Terminal), "active false")
 	})
 
 	r.scenario("04.36 an execution that has ended answers at once", func(s *scene) {
@@ -218,7 +218,7 @@ func waitScenarios(r *runner) {
 		s.completeWith(task, []byte("r"))
 		got, err := s.Backend.WaitExecution(s.ctx, flowfabric.WaitExecutionArgs{ExecutionID: id, WaitMs: 30_000, Until: flowfabric.UntilSettled})
 		s.ok(err)
-		s.equal("wait", fmt.Sprint(got.Outcome, string(got.Result)), "successr")
+		s.equal("wait", facts(got.Outcome, string(got.Result)), "success r")
 		got, err = s.Backend.WaitExecution(s.ctx, flowfabric.WaitExecutionArgs{ExecutionID: id, WaitMs: 30_000, OmitResult: true})
 		s.ok(err)
 		s.equal("without the result", len(got.Result), 0)
@@ -226,7 +226,7 @@ func waitScenarios(r *runner) {
 		s.tick()
 		got, err = s.Backend.WaitExecution(s.ctx, flowfabric.WaitExecutionArgs{ExecutionID: expired, WaitMs: 30_000})
 		s.ok(err)
-		s.equal("expired", fmt.Sprint(got.Outcome, got.AttemptIndex == nil, got.FailureReason), "expiredtrueexecution_deadline")
+		s.equal("expired", facts(got.Outcome, got.AttemptIndex == nil, got.FailureReason), "expired true execution_deadline")
 	})
 
 	r.scenario("04.6.1 waits are validated", func(s *scene) {
