@@ -34,7 +34,11 @@ func (c *cli) attemptsCommand() *cobra.Command {
 			}
 			p := c.printer()
 			if p.wantsJSON() {
-				return p.json(wire.NewPage(res.Attempts, next))
+				attempts := make([]wire.Attempt, len(res.Attempts))
+				for i, a := range res.Attempts {
+					attempts[i] = wire.NewAttempt(a)
+				}
+				return p.json(wire.NewPage(attempts, next))
 			}
 			if err := printAttempts(p, res.Attempts); err != nil {
 				return err

@@ -363,12 +363,7 @@ func (c *cli) executionCancelCommand() *cobra.Command {
 			}
 			p := c.printer()
 			if p.wantsJSON() {
-				if res.Outcome == flowfabric.CancelAlreadyCancelled {
-					return p.json(map[string]any{"outcome": res.Outcome, "execution_id": id,
-						"cancellation_reason": res.CancellationReason, "cancelled_by": res.CancelledBy})
-				}
-				return p.json(map[string]any{"outcome": res.Outcome, "execution_id": id,
-					"previous_phase": res.PreviousPhase, "public_state": res.PublicState})
+				return p.json(wire.NewCancelResponse(id, res))
 			}
 			if res.Outcome == flowfabric.CancelAlreadyCancelled {
 				return p.line("%s  was cancelled before, by %s: %s", id, clean(res.CancelledBy), clean(res.CancellationReason))

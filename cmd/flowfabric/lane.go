@@ -55,7 +55,9 @@ func allLanes(ctx context.Context, b flowfabric.Backend) ([]flowfabric.LaneStatu
 		if err != nil {
 			return nil, err
 		}
-		lanes = append(lanes, res.Lanes...)
+		for _, l := range res.Lanes {
+			lanes = append(lanes, wire.NewLaneStatus(l))
+		}
 		if !res.More || len(res.Lanes) == 0 {
 			return lanes, nil
 		}
@@ -101,7 +103,7 @@ func (c *cli) laneGetCommand() *cobra.Command {
 func (c *cli) printLane(l flowfabric.LaneStatus) error {
 	p := c.printer()
 	if p.wantsJSON() {
-		return p.json(l)
+		return p.json(wire.NewLaneStatus(l))
 	}
 	limit := "none"
 	if l.MaxConcurrency > 0 {

@@ -109,23 +109,21 @@ consumes.`,
 
 func (c *cli) printReclaim(id flowfabric.ExecutionID, res flowfabric.IssueReclaimGrantResult) error {
 	p := c.printer()
-	out := map[string]any{"outcome": res.Outcome}
-	text := ""
-	var verdict error = &quietError{code: exitConflict}
-	switch res.Outcome {
-	case flowfabric.ReclaimGranted:
-		out["grant"] = res.Grant
-		text = fmt.Sprintf("granted: %s, expires %s", res.Grant.GrantID, p.when(res.Grant.ExpiresAt))
-		verdict = nil
-	case flowfabric.ReclaimCapExceeded:
-		out["reclaim_count"], out["max_reclaim_count"] = res.ReclaimCount, res.MaxReclaimCount
-		text = p.bad(fmt.Sprintf("reclaimed %d times of at most %d: the execution has failed", res.ReclaimCount, res.MaxReclaimCount))
-	default:
-		out["detail"] = res.Detail
-		text = p.warn("not reclaimable: " + clean(res.Detail))
+	var verdict error
+	if res.Outcome != flowfabric.ReclaimGranted {
+		verdict = &quietError{code: exitConflict}
 	}
 	if p.wantsJSON() {
-		return firstError(p.json(out), verdict)
+		return firstError(p.json(wire.NewReclaimResponse(res)), verdict)
+	}
+	text := ""
+	switch res.Outcome {
+	case flowfabric.ReclaimGranted:
+		text = fmt.Sprintf("granted: %s, expires %s", res.Grant.GrantID, p.when(res.Grant.ExpiresAt))
+	case flowfabric.ReclaimCapExceeded:
+		text = p.bad(fmt.Sprintf("reclaimed %d times of at most %d: the execution has failed", res.ReclaimCount, res.MaxReclaimCount))
+	default:
+		text = p.warn("not reclaimable: " + clean(res.Detail))
 	}
 	return firstError(p.line("%s  %s", id, text), verdict)
 }
@@ -151,7 +149,11 @@ func (c *cli) historyCommand() *cobra.Command {
 			}
 			p := c.printer()
 			if p.wantsJSON() {
-				return p.json(wire.NewPage(res.Events, next))
+				events := make([]wire.LeaseEvent, len(res.Events))
+				for i, e := range res.Events {
+					events[i] = wire.NewLeaseEvent(e)
+				}
+				return p.json(wire.NewPage(events, next))
 			}
 			rows := make([][]string, len(res.Events))
 			for i, e := range res.Events {

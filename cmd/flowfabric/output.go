@@ -194,10 +194,14 @@ func span(d time.Duration) string {
 		return strconv.FormatFloat(float64(d/(100*time.Millisecond))/10, 'f', -1, 64) + "s"
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", d/time.Second)
+	case d%time.Minute < time.Second && d < time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
 	case d < 10*time.Minute:
 		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
 	case d < time.Hour:
 		return fmt.Sprintf("%dm", d/time.Minute)
+	case d%time.Hour < time.Minute && d < 2*day:
+		return fmt.Sprintf("%dh", d/time.Hour)
 	case d < 10*time.Hour:
 		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
 	case d < 2*day:

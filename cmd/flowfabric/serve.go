@@ -108,6 +108,7 @@ func (p *process) start(ctx context.Context) (err error) {
 	if _, err := p.cfg.FindSecret(); err != nil {
 		return err
 	}
+	syscall.Umask(0o077) // what a server writes is its owner's alone
 	metrics := server.NewMetrics()
 	if p.server, err = server.NewPending(p.serverConfig(metrics)); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 	"github.com/spf13/cobra"
 )
 
@@ -211,66 +212,40 @@ func parseTags(pairs []string) (map[string]string, error) {
 	return tags, nil
 }
 
-// submitted is the answer of a submission as programs get it.
-type submitted struct {
-	Outcome     flowfabric.CreateOutcome `json:"outcome"`
-	ExecutionID flowfabric.ExecutionID   `json:"execution_id"`
-	PublicState flowfabric.PublicState   `json:"public_state,omitempty"`
-	SameSpec    *bool                    `json:"same_spec,omitempty"`
-}
-
-// submittedAndWaited adds the end of the wait: outcome is the submission's, the
-// execution's own is terminal_outcome.
-type submittedAndWaited struct {
-	Outcome         flowfabric.CreateOutcome   `json:"outcome"`
-	SameSpec        *bool                      `json:"same_spec,omitempty"`
-	TerminalOutcome flowfabric.TerminalOutcome `json:"terminal_outcome,omitempty"`
-	waited
-}
-
 func (c *cli) submit(ctx context.Context, b flowfabric.Backend, args flowfabric.CreateExecutionArgs, o *submitOptions) error {
-	res, err := flowfabric.CreateExecution(ctx, b, args)
+	created, err := flowfabric.CreateExecution(ctx, b, args)
 	if err != nil {
 		return err
-	}
-	out := submitted{Outcome: res.Outcome, ExecutionID: res.ExecutionID, PublicState: res.PublicState}
-	if res.Outcome == flowfabric.OutcomeDuplicate {
-		out.SameSpec = &res.SameSpec
 	}
 	p := c.printer()
 	if !o.wait {
-		return printSubmitted(p, out)
+		if p.wantsJSON() {
+			return p.json(wire.NewCreateExecutionResponse(created))
+		}
+		return p.line("%s", describeCreated(p, created))
 	}
 	if !p.wantsJSON() {
 		// The result goes to standard output alone, so that it can be piped.
-		fmt.Fprintln(c.err, describeSubmitted(p, out))
+		fmt.Fprintln(c.err, describeCreated(p, created))
 	}
-	final, err := c.await(ctx, b, res.ExecutionID, flowfabric.UntilTerminal, o.timeout)
+	end, err := c.await(ctx, b, created.ExecutionID, flowfabric.UntilTerminal, o.timeout)
 	if err != nil {
 		return err
 	}
 	if p.wantsJSON() {
-		return firstError(p.json(submittedAndWaited{out.Outcome, out.SameSpec, final.Outcome, final}), final.verdict())
+		return firstError(p.json(wire.NewSubmitAndWaitResponse(created, end)), waitVerdict(end, flowfabric.UntilTerminal))
 	}
-	return firstError(c.printEnding(p, final), final.verdict())
+	return firstError(c.printEnding(p, created.ExecutionID, end), waitVerdict(end, flowfabric.UntilTerminal))
 }
 
-func printSubmitted(p *printer, s submitted) error {
-	if p.wantsJSON() {
-		return p.json(s)
+func describeCreated(p *printer, r flowfabric.CreateExecutionResult) string {
+	switch {
+	case r.Outcome == flowfabric.OutcomeCreated:
+		return string(r.ExecutionID) + "  " + p.state(r.PublicState)
+	case r.SameSpec:
+		return string(r.ExecutionID) + "  submitted before"
 	}
-	return p.line("%s", describeSubmitted(p, s))
-}
-
-func describeSubmitted(p *printer, s submitted) string {
-	if s.Outcome == flowfabric.OutcomeCreated {
-		return string(s.ExecutionID) + "  " + p.state(s.PublicState)
-	}
-	note := "submitted before"
-	if s.SameSpec != nil && !*s.SameSpec {
-		note = p.warn("submitted before, with another kind, lane, payload or policy; nothing was changed")
-	}
-	return string(s.ExecutionID) + "  " + note
+	return string(r.ExecutionID) + "  " + p.warn("submitted before, with another kind, lane, payload or policy; nothing was changed")
 }
 
 func firstError(errs ...error) error {

@@ -8,35 +8,17 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 	"github.com/spf13/cobra"
 )
 
-// waited is the end of a wait as programs get it.
-type waited struct {
-	ExecutionID     flowfabric.ExecutionID     `json:"execution_id"`
-	PublicState     flowfabric.PublicState     `json:"public_state"`
-	Terminal        bool                       `json:"terminal"`
-	TimedOut        bool                       `json:"timed_out"`
-	Outcome         flowfabric.TerminalOutcome `json:"outcome,omitempty"`
-	AttemptIndex    *uint32                    `json:"attempt_index,omitempty"`
-	ReplayCount     uint32                     `json:"replay_count"`
-	CompletedAt     flowfabric.Millis          `json:"completed_at,omitempty"`
-	FailureCategory string                     `json:"failure_category,omitempty"`
-	FailureReason   string                     `json:"failure_reason,omitempty"`
-	ResultAvailable bool                       `json:"result_available"`
-	Payload         []byte                     `json:"payload,omitempty"`
-	PayloadEncoding string                     `json:"payload_encoding,omitempty"`
-
-	until flowfabric.WaitUntil
-}
-
-// verdict is the exit code of a wait: 0 when the execution completed, or is
+// waitVerdict is the exit code of a wait: 0 when the execution completed, or is
 // suspended and that was waited for; 1 otherwise.
-func (w waited) verdict() error {
+func waitVerdict(r flowfabric.WaitExecutionResult, until flowfabric.WaitUntil) error {
 	switch {
-	case w.PublicState == flowfabric.PublicCompleted:
+	case r.PublicState == flowfabric.PublicCompleted:
 		return nil
-	case !w.TimedOut && w.PublicState == flowfabric.PublicSuspended && w.until == flowfabric.UntilSettled:
+	case !r.TimedOut && r.PublicState == flowfabric.PublicSuspended && until == flowfabric.UntilSettled:
 		return nil
 	}
 	return &quietError{code: exitFailed}
@@ -66,15 +48,19 @@ or skipped, or the time was up.`,
 				return usagef("--until %q must be terminal or settled", until)
 			}
 			return c.with(cmd.Context(), func(b flowfabric.Backend) error {
-				final, err := c.await(cmd.Context(), b, id, flowfabric.WaitUntil(until), timeout)
+				end, err := c.await(cmd.Context(), b, id, flowfabric.WaitUntil(until), timeout)
 				if err != nil {
 					return err
 				}
+				verdict := waitVerdict(end, flowfabric.WaitUntil(until))
 				p := c.printer()
-				if p.wantsJSON() {
-					return firstError(p.json(final), final.verdict())
+				if !p.wantsJSON() {
+					return firstError(c.printEnding(p, id, end), verdict)
 				}
-				return firstError(c.printEnding(p, final), final.verdict())
+				return firstError(p.json(struct {
+					ExecutionID flowfabric.ExecutionID `json:"execution_id"`
+					wire.WaitExecutionResponse
+				}{id, wire.NewWaitExecutionResponse(end)}), verdict)
 			})
 		},
 	}
@@ -85,7 +71,7 @@ or skipped, or the time was up.`,
 
 // await waits until the execution is in a wanted state or the time is up; a
 // timeout of 0 never is.
-func (c *cli) await(ctx context.Context, b flowfabric.Backend, id flowfabric.ExecutionID, until flowfabric.WaitUntil, timeout time.Duration) (waited, error) {
+func (c *cli) await(ctx context.Context, b flowfabric.Backend, id flowfabric.ExecutionID, until flowfabric.WaitUntil, timeout time.Duration) (flowfabric.WaitExecutionResult, error) {
 	m := c.meter("waiting for " + string(id))
 	defer m.end()
 	start := time.Now()
@@ -99,10 +85,10 @@ func (c *cli) await(ctx context.Context, b flowfabric.Backend, id flowfabric.Exe
 		}
 		res, err := b.WaitExecution(ctx, flowfabric.WaitExecutionArgs{ExecutionID: id, WaitMs: step.Milliseconds(), Until: until})
 		if err != nil {
-			return waited{}, err
+			return res, err
 		}
 		if !res.TimedOut || (timeout > 0 && time.Since(start) >= timeout) {
-			return waitedOf(id, until, res), nil
+			return res, nil
 		}
 		c.showProgress(ctx, b, m, id)
 	}
@@ -127,38 +113,25 @@ func (c *cli) showProgress(ctx context.Context, b flowfabric.Backend, m *meter, 
 	m.set(label, fraction)
 }
 
-func waitedOf(id flowfabric.ExecutionID, until flowfabric.WaitUntil, r flowfabric.WaitExecutionResult) waited {
-	return waited{
-		ExecutionID: id, PublicState: r.PublicState, Terminal: r.Terminal, TimedOut: r.TimedOut, Outcome: r.Outcome,
-		AttemptIndex: r.AttemptIndex, ReplayCount: r.ReplayCount, CompletedAt: r.CompletedAt,
-		FailureCategory: r.FailureCategory, FailureReason: r.FailureReason,
-		ResultAvailable: r.ResultAvailable, Payload: r.Result, PayloadEncoding: r.ResultEncoding,
-		until: until,
-	}
-}
-
 // printEnding prints the result on standard output, and how it ended on standard
 // error when that is not the whole story.
-func (c *cli) printEnding(p *printer, w waited) error {
-	switch {
-	case w.TimedOut:
-		_, err := fmt.Fprintf(c.err, "%s  still %s; the time is up\n", w.ExecutionID, p.state(w.PublicState))
-		return err
-	case w.PublicState != flowfabric.PublicCompleted:
-		line := string(w.ExecutionID) + "  " + p.state(w.PublicState)
-		if w.FailureReason != "" {
-			line += ": " + clean(w.FailureReason)
-		}
-		if w.FailureCategory != "" {
-			line += " (" + clean(w.FailureCategory) + ")"
-		}
-		_, err := fmt.Fprintln(c.err, line)
-		return err
-	case !w.ResultAvailable:
-		_, err := fmt.Fprintf(c.err, "%s  %s, without a result\n", w.ExecutionID, p.state(w.PublicState))
-		return err
+func (c *cli) printEnding(p *printer, id flowfabric.ExecutionID, r flowfabric.WaitExecutionResult) error {
+	if r.PublicState == flowfabric.PublicCompleted && r.ResultAvailable {
+		return c.printPayload(r.Result)
 	}
-	return c.printPayload(w.Payload)
+	line := p.state(r.PublicState)
+	switch {
+	case r.TimedOut:
+		line = "still " + line + "; the time is up"
+	case r.PublicState == flowfabric.PublicCompleted:
+		line += ", without a result"
+	default:
+		if text := failureText(r.FailureReason, r.FailureCategory); text != "" {
+			line += ": " + text
+		}
+	}
+	_, err := fmt.Fprintf(c.err, "%s  %s\n", id, line)
+	return err
 }
 
 // printPayload writes a payload as it is; on a terminal JSON is indented, and a

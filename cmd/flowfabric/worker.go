@@ -48,7 +48,9 @@ func allWorkers(ctx context.Context, b flowfabric.Backend, ns flowfabric.Namespa
 		if err != nil {
 			return nil, err
 		}
-		workers = append(workers, res.Workers...)
+		for _, w := range res.Workers {
+			workers = append(workers, wire.NewWorker(w))
+		}
 		if !res.More || len(res.Workers) == 0 {
 			return workers, nil
 		}
