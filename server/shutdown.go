@@ -64,7 +64,7 @@ func (s *Server) shutdown(ctx context.Context, servers []*http.Server, backend f
 	s.stop()
 	s.phase(ctx, "scanners", func(ctx context.Context) bool { return waited(ctx, &s.duties) })
 	s.unseen()
-	s.phase(ctx, "telemetry", func(ctx context.Context) bool { return waited(ctx, &closing) })
+	s.phase(ctx, "connections", func(ctx context.Context) bool { return waited(ctx, &closing) })
 	for _, srv := range servers {
 		_ = srv.Close() // whoever is still connected after all that
 	}

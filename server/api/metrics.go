@@ -95,7 +95,7 @@ func NewMetrics() *Metrics {
 	for _, outcome := range []string{"ok", "err"} {
 		m.renewals.WithLabelValues(outcome)
 	}
-	for _, phase := range []string{"requests", "streams", "scanners", "telemetry"} {
+	for _, phase := range []string{"requests", "scanners", "connections"} {
 		m.shutdownTimeouts.WithLabelValues(phase)
 	}
 	return m

@@ -27,29 +27,29 @@ type waiter func(context.Context, flowfabric.WaitExecutionArgs) (flowfabric.Wait
 // reserveWait takes the permits a wait needs, of the API and, where it has one,
 // of the backend. A backend that cannot wait with the permit gets it back when
 // the wait begins, and takes it anew.
-func (c *call) reserveWait() (wait waiter, release func(), err error) {
-	wait = c.api.backend.WaitExecution
-	release, err = c.api.waits.acquire()
+func (c *call) reserveWait() (waiter, func(), error) {
+	own, err := c.api.waits.acquire()
 	if err != nil {
 		return nil, nil, err
 	}
+	plainly := c.api.backend.WaitExecution
 	reserver, ok := c.api.raw.(waitReserver)
 	if !ok {
-		return wait, release, nil
+		return plainly, own, nil
 	}
-	free, err := reserver.ReserveWait()
+	backends, err := reserver.ReserveWait()
 	if err != nil {
-		release()
+		own()
 		return nil, nil, err
 	}
-	both := func() { free(); release() }
+	release := func() { backends(); own() }
 	if r, ok := c.api.raw.(reservedWaiter); ok {
-		return r.WaitReserved, both, nil
+		return r.WaitReserved, release, nil
 	}
 	return func(ctx context.Context, args flowfabric.WaitExecutionArgs) (flowfabric.WaitExecutionResult, error) {
-		free()
-		return wait(ctx, args)
-	}, both, nil
+		backends()
+		return plainly(ctx, args)
+	}, release, nil
 }
 
 func waitExecution(c *call) error {
