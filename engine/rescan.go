@@ -43,7 +43,7 @@ func (e *Engine) rescan(ctx context.Context) {
 	for _, c := range classes {
 		work, err := e.hasWork(ctx, c, answers)
 		if err != nil {
-			e.log.WarnContext(ctx, "safety rescan of waiting claims failed", "error", err)
+			e.log.DebugContext(ctx, "safety rescan of waiting claims failed", "error", err)
 			return
 		}
 		if work {

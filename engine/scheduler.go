@@ -157,6 +157,7 @@ func (e *Engine) claim(ctx context.Context, args flowfabric.ClaimCandidatesArgs)
 	switch {
 	case flowfabric.CodeOf(err) == flowfabric.CodeTooManyWaiters:
 		outcome = claimDenied
+	case err != nil && ctx.Err() != nil: // the client left
 	case err != nil:
 		outcome = claimError
 	case len(res.Grants) > 0:

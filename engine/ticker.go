@@ -78,6 +78,8 @@ type duty struct {
 	parent *duty
 
 	turn sync.Mutex // held during a cycle: one at a time in this process
+	// failures in a row; belongs to turn.
+	failures int
 
 	mu     sync.Mutex
 	status flowfabric.ScannerStatus
@@ -141,11 +143,12 @@ func (e *Engine) runDuty(ctx context.Context, d *duty) (more bool) {
 	begun := time.Now()
 	c, err := e.runCycle(ctx, d)
 	took := time.Since(begun)
-	if err != nil {
+	if err == nil {
+		d.failures = 0
+	} else {
 		c.errs++
-		if ctx.Err() == nil {
-			e.log.ErrorContext(ctx, "duty failed", "duty", d.name, "error", err)
-		}
+		d.failures++
+		e.logFailure(ctx, d, err)
 	}
 	e.record(d, c.rows, c.errs, took, err)
 	for _, part := range e.duties {
@@ -154,6 +157,14 @@ func (e *Engine) runDuty(ctx context.Context, d *duty) (more bool) {
 		}
 	}
 	return err == nil && c.more
+}
+
+// logFailure logs the 1st, 2nd, 4th, 8th, … failure in a row, so that a store
+// that is down does not fill the log.
+func (e *Engine) logFailure(ctx context.Context, d *duty, err error) {
+	if ctx.Err() == nil && d.failures&(d.failures-1) == 0 {
+		e.log.ErrorContext(ctx, "duty failed", "duty", d.name, "failures_in_a_row", d.failures, "error", err)
+	}
 }
 
 func (e *Engine) runCycle(ctx context.Context, d *duty) (c cycle, err error) {

@@ -416,7 +416,8 @@ func (ws *waiters) wakeOldest(c *class) *waiter {
 	return w
 }
 
-// wakeLike wakes the longest waiting of those who ask for the same as args.
+// wakeLike wakes the longest waiting of those who ask for the same as args,
+// unless one of them is about to look.
 func (ws *waiters) wakeLike(args *flowfabric.ClaimCandidatesArgs) {
 	if ws.idle.Load() == 0 {
 		return
@@ -424,7 +425,7 @@ func (ws *waiters) wakeLike(args *flowfabric.ClaimCandidatesArgs) {
 	key := keyOf(args)
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	if c := ws.classes[key]; c != nil {
+	if c := ws.classes[key]; c != nil && len(c.busy) == 0 {
 		ws.wakeOldest(c)
 	}
 }
