@@ -49,7 +49,7 @@ func (m *machine) capabilities(rt *rapid.T) []string {
 
 func (m *machine) fence(rt *rapid.T) flowfabric.Fence {
 	if len(m.fences) == 0 || rapid.IntRange(0, 9).Draw(rt, "fence") == 0 {
-		return flowfabric.Fence{LeaseID: "nobody", LeaseEpoch: 1, AttemptID: "none"}
+		return flowfabric.Fence{LeaseID: stranger, LeaseEpoch: 1, AttemptID: stranger}
 	}
 	if rapid.Bool().Draw(rt, "latest") {
 		return m.fences[len(m.fences)-1]

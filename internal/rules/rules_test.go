@@ -10,6 +10,9 @@ import (
 const (
 	start = flowfabric.Millis(1_000_000)
 	ttl   = int64(30_000)
+
+	// stranger names a lease or an attempt that never was.
+	stranger = "ffffffff-0000-4000-8000-000000000000"
 )
 
 var parts = flowfabric.DefaultPartitionConfig()

@@ -221,9 +221,9 @@ func TestSpec01_S16_StaleFence(t *testing.T) {
 	task := w.claim()
 	before := *w.s
 	for name, f := range map[string]flowfabric.Fence{
-		"lease":   {LeaseID: "other", LeaseEpoch: 1, AttemptID: task.AttemptID},
+		"lease":   {LeaseID: stranger, LeaseEpoch: 1, AttemptID: task.AttemptID},
 		"epoch":   {LeaseID: task.Fence.LeaseID, LeaseEpoch: 2, AttemptID: task.AttemptID},
-		"attempt": {LeaseID: task.Fence.LeaseID, LeaseEpoch: 1, AttemptID: "other"},
+		"attempt": {LeaseID: task.Fence.LeaseID, LeaseEpoch: 1, AttemptID: stranger},
 		"index":   {LeaseID: task.Fence.LeaseID, LeaseEpoch: 1, AttemptID: task.AttemptID, AttemptIndex: new(uint32(7))},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -261,6 +261,7 @@ func TestSpec01_S18_FenceShapeAndOverride(t *testing.T) {
 	task := w.claim()
 	wantCode(t, w.complete(flowfabric.Fence{LeaseID: task.Fence.LeaseID}), flowfabric.CodePartialFenceTriple)
 	wantCode(t, w.complete(flowfabric.Fence{}), flowfabric.CodeFenceRequired)
+	wantCode(t, w.complete(flowfabric.Fence{LeaseID: "x", LeaseEpoch: 1, AttemptID: task.AttemptID}), flowfabric.CodeInvalidInput)
 	_, fx, err := rules.Complete(w.s, flowfabric.CompleteExecutionArgs{Source: flowfabric.SourceOperatorOverride}, w.now)
 	if err != nil {
 		t.Fatal(err)

@@ -35,9 +35,15 @@ func validateID(id flowfabric.ExecutionID) error {
 	return err
 }
 
-// validateFence checks the shape of a fence for an operation that may be called
-// without one by an operator (override) or never (otherwise).
+// validateFence checks the parts of a fence and its shape, for an operation that
+// may be called without one by an operator (override) or never (otherwise).
 func validateFence(f flowfabric.Fence, override bool) error {
+	if err := validateOptionalUUID("lease_id", string(f.LeaseID)); err != nil {
+		return err
+	}
+	if err := validateOptionalUUID("attempt_id", string(f.AttemptID)); err != nil {
+		return err
+	}
 	if f.Complete() {
 		return nil
 	}
