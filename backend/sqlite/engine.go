@@ -53,3 +53,8 @@ func (b *Backend) SetDraining(ctx context.Context, draining bool) error {
 
 // ReserveWait takes a permit for a submit-and-wait before anything is created.
 func (b *Backend) ReserveWait() (release func(), err error) { return b.eng.ReserveWait() }
+
+// WaitReserved is WaitExecution with a permit of ReserveWait.
+func (b *Backend) WaitReserved(ctx context.Context, a flowfabric.WaitExecutionArgs) (flowfabric.WaitExecutionResult, error) {
+	return b.eng.WaitReserved(ctx, a)
+}

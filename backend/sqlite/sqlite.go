@@ -207,9 +207,9 @@ func (b *Backend) connect(reader bool) (*zs.Conn, error) {
 	case b.path == "":
 		pragmas = append(pragmas, "pragma journal_mode = memory", "pragma synchronous = off")
 	case reader:
-		pragmas = append(pragmas, "pragma query_only = on", "pragma cache_size = -16384", "pragma busy_timeout = 10000")
+		pragmas = append(pragmas, "pragma query_only = on", "pragma cache_size = -8192", "pragma busy_timeout = 10000")
 	default:
-		pragmas = append(pragmas, "pragma journal_mode = wal", "pragma synchronous = full", "pragma cache_size = -131072",
+		pragmas = append(pragmas, "pragma journal_mode = wal", "pragma synchronous = full", "pragma cache_size = -20480",
 			"pragma wal_autocheckpoint = 0", "pragma busy_timeout = 10000")
 	}
 	for _, p := range pragmas {

@@ -379,6 +379,13 @@ func (s *Store) UpdateLane(ctx context.Context, a flowfabric.UpdateLaneArgs) (fl
 	return out, err
 }
 
+// wakeBounded tells that a slot of a lane with a bound has become free.
+func (tx *Tx) wakeBounded(id flowfabric.LaneID) {
+	if l := tx.s.lanes[id]; l != nil && l.MaxConcurrency > 0 {
+		tx.wakeLane(id)
+	}
+}
+
 func (tx *Tx) wakeLane(id flowfabric.LaneID) {
 	tx.wake = append(tx.wake, flowfabric.WakeEvent{Kind: flowfabric.WakeLane, LaneID: id, Count: 1})
 }

@@ -144,11 +144,13 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 		if took {
 			a.Picker.Taken(heads[i])
 		}
-		ok := false
-		if !tx.full(src.b.lane) {
-			if ok, err = tx.advance(src, a.Max-len(list)-len(res.Grants)); err != nil {
-				return list, err
-			}
+		if tx.full(src.b.lane) {
+			live, heads = dropLane(live, heads, src.b.lane)
+			continue
+		}
+		ok, err := tx.advance(src, a.Max-len(list)-len(res.Grants))
+		if err != nil {
+			return list, err
 		}
 		if ok {
 			heads[i] = candidate(src.rows[src.next])
@@ -161,6 +163,18 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 		res.More = true
 	}
 	return list, nil
+}
+
+// dropLane leaves out the buckets of a lane that has reached its bound.
+func dropLane(live []*source, heads []flowfabric.Candidate, lane flowfabric.LaneID) ([]*source, []flowfabric.Candidate) {
+	n := 0
+	for i, src := range live {
+		if src.b.lane != lane {
+			live[n], heads[n] = src, heads[i]
+			n++
+		}
+	}
+	return live[:n], heads[:n]
 }
 
 func (tx *Tx) takeOne(a *flowfabric.ClaimCandidatesArgs, r *row, hash string, res *flowfabric.ClaimCandidatesResult, list *[]claimed) (bool, error) {

@@ -231,6 +231,7 @@ func (tx *Tx) save(r *row, fx *rules.Effects) error {
 		n := int64(1)
 		if wasLeased {
 			n = -1
+			tx.wakeBounded(r.bucket.lane)
 		}
 		tx.count(r.st.Exec.LaneID, leasedSlot, n)
 	}
