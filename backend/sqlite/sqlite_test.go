@@ -199,3 +199,22 @@ func TestCancelledContextWithdraws(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestPendingMigrations(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "flow.db")
+	pending, err := sqlite.PendingMigrations(t.Context(), path)
+	if err != nil || len(pending) == 0 {
+		t.Fatalf("a missing file: %v, %v", pending, err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("looking made the file")
+	}
+	b := open(t, sqlite.Config{Path: path})
+	if _, err := sqlite.PendingMigrations(t.Context(), path); err == nil {
+		t.Error("looked at a file in use")
+	}
+	_ = b.Close()
+	if pending, err := sqlite.PendingMigrations(t.Context(), path); err != nil || len(pending) != 0 {
+		t.Errorf("after opening: %v, %v", pending, err)
+	}
+}

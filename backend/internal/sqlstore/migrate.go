@@ -72,21 +72,22 @@ var (
 	qNewestWorker  = &Query{`select coalesce(max(at), 0) from worker_events where id = (select max(id) from worker_events)`}
 )
 
-// Pending returns the steps that a database still lacks, or schema_too_new.
-func Pending(c Conn) ([]Migration, error) {
-	if err := c.Stmt(qSchemaTable).Exec(); err != nil {
-		return nil, err
-	}
+// Pending returns the steps that a database still lacks, or schema_too_new. A
+// database without a schema_version table lacks all of them.
+func Pending(c Conn, versioned bool) ([]Migration, error) {
 	all, err := Migrations()
 	if err != nil {
 		return nil, err
 	}
-	q := c.Stmt(qSchemaVersion)
-	if _, err := q.Next(); err != nil {
-		return nil, err
+	have := 0
+	if versioned {
+		q := c.Stmt(qSchemaVersion)
+		if _, err := q.Next(); err != nil {
+			return nil, err
+		}
+		have = int(q.ColInt(0))
+		q.Stop()
 	}
-	have := int(q.ColInt(0))
-	q.Stop()
 	if newest := all[len(all)-1].Version; have > newest {
 		return nil, flowfabric.NewError(flowfabric.CodeSchemaTooNew, "the store has schema %d, this program knows up to %d", have, newest)
 	}
@@ -96,7 +97,10 @@ func Pending(c Conn) ([]Migration, error) {
 // Migrate applies the steps that a database lacks, each in one transaction with
 // its version.
 func Migrate(c Conn, exec func(sql string) error, now flowfabric.Millis) error {
-	pending, err := Pending(c)
+	if err := c.Stmt(qSchemaTable).Exec(); err != nil {
+		return err
+	}
+	pending, err := Pending(c, true)
 	if err != nil {
 		return err
 	}
