@@ -81,7 +81,7 @@ func (c *cli) backup(ctx context.Context, loaded *config.Loaded, to string) erro
 			m.set("copying", float64(total-remaining)/float64(total))
 		}
 	}
-	if conn := dialControl(ctx, loaded.DataDir); conn != nil {
+	if conn := dialControl(ctx, loaded.StorePath()); conn != nil {
 		defer conn.Close()
 		return askControl(ctx, conn, controlRequest{Op: "backup", Path: to}, progress)
 	}

@@ -15,13 +15,24 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/config"
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
 // controlSocket is the name of the socket in the data directory by which
-// commands on the same machine reach the process that owns the store. Its
-// directory, mode 0700, guards it.
+// commands on the same machine reach the process that owns the store. Its mode,
+// 0600, and its directory's, 0700, guard it.
 const controlSocket = "control.sock"
+
+// socketOf returns the socket of a store: control.sock in its data directory, or
+// a name of its own beside a file that was named by URL, which may have
+// neighbours.
+func socketOf(store string) string {
+	if filepath.Base(store) == config.StoreFile {
+		return filepath.Join(filepath.Dir(store), controlSocket)
+	}
+	return store + "." + controlSocket
+}
 
 // maxSocketPath is what every system takes as the address of a socket.
 const maxSocketPath = 100
@@ -56,10 +67,9 @@ type control struct {
 	running  sync.WaitGroup
 }
 
-// startControl listens on the data directory's socket. The caller owns the
-// store's lock, so a socket that is there already is a leftover.
-func startControl(dir string, store backupStore, log *slog.Logger) (*control, error) {
-	path := filepath.Join(dir, controlSocket)
+// startControl listens on a socket. The caller owns the store's lock, so a
+// socket that is there already is a leftover.
+func startControl(path string, store backupStore, log *slog.Logger) (*control, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("the path %s is too long for a socket", path)
 	}
@@ -154,11 +164,10 @@ func (c *control) perform(ctx context.Context, req controlRequest, progress func
 	return flowfabric.InvalidInput("op", "%q is unknown", req.Op)
 }
 
-// dialControl reaches the process that owns the store of a data directory; nil
-// when none listens.
-func dialControl(ctx context.Context, dir string) net.Conn {
+// dialControl reaches the process that owns a store; nil when none listens.
+func dialControl(ctx context.Context, store string) net.Conn {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", filepath.Join(dir, controlSocket))
+	conn, err := d.DialContext(ctx, "unix", socketOf(store))
 	if err != nil {
 		return nil
 	}

@@ -179,7 +179,7 @@ and --cursor goes on where the list ended.`,
 	f.StringVar(&o.kind, "kind", "", "only this kind")
 	f.StringVar(&o.flow, "flow", "", "only members of this flow")
 	f.StringSliceVar(&o.states, "state", nil, "only this public state, such as waiting, active, failed; repeatable")
-	f.StringArrayVar(&o.tags, "tag", nil, "only with this tag, prefix.name=value; repeatable")
+	f.StringArrayVar(&o.tags, "tag", nil, "only with this tag, `prefix.name=value`; repeatable")
 	f.IntVar(&o.partition, "partition", -1, "only this partition")
 	f.IntVar(&o.limit, "limit", flowfabric.DefaultListLimit, "how many to show, 1..1000")
 	f.StringVar(&o.cursor, "cursor", "", "go on behind this place of an earlier list")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ be read.`,
 	f.StringVar(&execution, "execution", "", "only this execution")
 	f.StringVar(&flow, "flow", "", "only this flow")
 	f.StringSliceVar(&o.filter.Kinds, "kind", nil, "only this kind of event; repeatable")
-	f.StringArrayVar(&o.tags, "tag", nil, "only with this tag, prefix.name=value; repeatable")
+	f.StringArrayVar(&o.tags, "tag", nil, "only with this tag, `prefix.name=value`; repeatable")
 	f.UintSliceVar(&o.partitions, "partition", nil, "only these partitions")
 	return cmd
 }
@@ -81,19 +82,23 @@ func (o *eventsOptions) args(feed string) (flowfabric.ReadFeedArgs, error) {
 	return args, err
 }
 
+// printFeed reads the feed to its end, or with --follow until interrupted; a
+// lost connection is made anew, and nothing is lost, since the place in the feed
+// is known from the first answer on.
 func (c *cli) printFeed(ctx context.Context, b flowfabric.Backend, args flowfabric.ReadFeedArgs, o *eventsOptions) error {
-	shown := 0
+	shown, again := 0, patientRetry{first: 200 * time.Millisecond, most: 5 * time.Second}
 	for {
-		if o.follow {
-			args.BlockMs = flowfabric.MaxWaitMs
-		}
 		res, err := b.ReadFeed(ctx, args)
 		if ctx.Err() != nil && o.follow {
 			return nil // interrupting is how one stops following
 		}
+		if err != nil && o.follow && again.started && again.wait(ctx, c, err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
+		again.succeeded()
 		p := c.printer()
 		for _, g := range res.Gaps {
 			if err := p.gap(g); err != nil {
@@ -112,6 +117,9 @@ func (c *cli) printFeed(ctx context.Context, b flowfabric.Backend, args flowfabr
 			return nil
 		}
 		args.Start = res.NextCursor
+		if o.follow {
+			args.BlockMs = flowfabric.MaxWaitMs
+		}
 	}
 }
 

@@ -566,3 +566,40 @@ func TestServeHelpListsEverySetting(t *testing.T) {
 	r := runWith(t.Context(), nil, "", "serve", "--help")
 	contains(t, r.out, "Store:", "HTTP:", "Authentication:", "--listen-addr", "FF_LISTEN_ADDR", "--api-token-file", "--tick-interval", "--config", "Examples:")
 }
+
+// TestClientsOutliveARestart has a wait and a followed feed go on over a restart
+// of their server.
+func TestClientsOutliveARestart(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, dir, nil)
+	addr := strings.TrimPrefix(s.url, "http://")
+	var ids []string
+	for range 2 {
+		var x struct {
+			ExecutionID string `json:"execution_id"`
+		}
+		s.run("submit", "k", "--output", "json").decode(t, &x)
+		ids = append(ids, x.ExecutionID)
+	}
+	waiting, following := make(chan result, 1), make(chan result, 1)
+	go func() { waiting <- s.run("wait", ids[1]) }()
+	go func() { following <- s.run("events", "completions", "--follow", "--from", "earliest", "--limit", "2") }()
+	s.awaitMetric("ff_waits_in_use 1")
+	if r := s.run("worker", "run", "--limit", "1", "--exec", "echo one"); r.code != exitOK {
+		t.Fatalf("%+v", r)
+	}
+	s.stop()
+	s = start(t, dir, nil, "--listen-addr", addr)
+	if r := s.run("worker", "run", "--limit", "1", "--exec", "echo two"); r.code != exitOK {
+		t.Fatalf("%+v", r)
+	}
+	if r := <-waiting; r.code != exitOK || r.out != "two\n" {
+		t.Errorf("wait: %+v", r)
+	}
+	r := <-following
+	if r.code != exitOK {
+		t.Errorf("events: %+v", r)
+	}
+	contains(t, r.out, ids...)
+	s.stop()
+}

@@ -229,6 +229,9 @@ func (p *process) openStore(ctx context.Context, metrics *server.Metrics) error 
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("FF_DATA_DIR=%q can't be made: %w", dir, err)
 		}
+		if info, err := os.Stat(dir); err == nil && p.cfg.Backend.Path == "" && info.Mode().Perm()&0o077 != 0 {
+			p.log.Warn("the data directory is open to other users", "path", dir, "mode", info.Mode().Perm().String())
+		}
 	}
 	b, err := sqlite.Open(ctx, p.storeConfig(metrics))
 	if err != nil {
@@ -296,11 +299,12 @@ func (p *process) seedSecret() error {
 // startControlSocket lets commands reach the store while this process owns it.
 // Without it the server works, only "flowfabric backup" does not reach it.
 func (p *process) startControlSocket() {
-	if p.cfg.DataDir == "" {
+	store := p.cfg.StorePath()
+	if store == "" {
 		return
 	}
 	var err error
-	p.control, err = startControl(p.cfg.DataDir, p.backend, p.log.With("component", "control"))
+	p.control, err = startControl(socketOf(store), p.backend, p.log.With("component", "control"))
 	if err != nil {
 		p.log.Warn("no control socket: backup can't reach this server", "error", err.Error())
 	}

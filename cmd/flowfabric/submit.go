@@ -68,7 +68,7 @@ when it is JSON, else as text or binary.`,
 	f.StringVar(&o.namespace, "namespace", "default", "namespace the execution belongs to")
 	f.StringVar(&o.id, "id", "", "execution id (default: a new one)")
 	f.Int32Var(&o.priority, "priority", 0, "priority 0..9000; higher runs first")
-	f.StringArrayVar(&o.tags, "tag", nil, "tag as prefix.name=value; repeatable")
+	f.StringArrayVar(&o.tags, "tag", nil, "tag as `prefix.name=value`; repeatable")
 	f.StringVar(&o.policy, "policy", "", "policy: a JSON document or a file that holds one; - is standard input")
 	f.StringVar(&o.idempotencyKey, "idempotency-key", "", "key that makes a repeat of this submission harmless")
 	f.DurationVar(&o.delay, "delay", 0, "not to run before this time has passed, for example 10m")

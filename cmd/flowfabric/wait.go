@@ -70,11 +70,13 @@ or skipped, or the time was up.`,
 }
 
 // await waits until the execution is in a wanted state or the time is up; a
-// timeout of 0 never is.
+// timeout of 0 never is. A server that goes away meanwhile has a minute to come
+// back.
 func (c *cli) await(ctx context.Context, b flowfabric.Backend, id flowfabric.ExecutionID, until flowfabric.WaitUntil, timeout time.Duration) (flowfabric.WaitExecutionResult, error) {
 	m := c.meter("waiting for " + string(id))
 	defer m.end()
 	start := time.Now()
+	again := patientRetry{first: 200 * time.Millisecond, most: 5 * time.Second, limit: time.Minute}
 	for {
 		step := time.Duration(flowfabric.MaxWaitMs) * time.Millisecond
 		if m.stop != nil {
@@ -85,8 +87,12 @@ func (c *cli) await(ctx context.Context, b flowfabric.Backend, id flowfabric.Exe
 		}
 		res, err := b.WaitExecution(ctx, flowfabric.WaitExecutionArgs{ExecutionID: id, WaitMs: step.Milliseconds(), Until: until})
 		if err != nil {
+			if again.started && again.wait(ctx, c, err) && (timeout <= 0 || time.Since(start) < timeout) {
+				continue
+			}
 			return res, err
 		}
+		again.succeeded()
 		if !res.TimedOut || (timeout > 0 && time.Since(start) >= timeout) {
 			return res, nil
 		}

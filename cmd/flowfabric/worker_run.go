@@ -106,7 +106,7 @@ func (c *cli) runWorker(ctx context.Context, b flowfabric.Backend, o *workerRunO
 	if !stopWatching() {
 		return <-closed
 	}
-	return w.Close()
+	return firstError(s.failure, w.Close())
 }
 
 // shellWorker runs a shell command for each task.
@@ -117,6 +117,8 @@ type shellWorker struct {
 
 	mu   sync.Mutex
 	left int64 // executions to go; counts only with a limit
+	// failure is what ended a loop before its time.
+	failure error
 }
 
 // take reports whether one more execution may be run.
@@ -136,10 +138,10 @@ func (s *shellWorker) giveBack() {
 	s.left++
 }
 
-// loop claims and runs one task after the other until ctx ends or the limit is
-// reached.
+// loop claims and runs one task after the other until ctx ends, the limit is
+// reached, or a claim is refused for good.
 func (s *shellWorker) loop(ctx context.Context) {
-	pause := 100 * time.Millisecond
+	again := patientRetry{first: 100 * time.Millisecond, most: 10 * time.Second}
 	for ctx.Err() == nil && s.take() {
 		tasks, err := s.worker.ClaimTasks(ctx, 1)
 		for _, t := range tasks {
@@ -148,18 +150,23 @@ func (s *shellWorker) loop(ctx context.Context) {
 		if len(tasks) == 0 {
 			s.giveBack()
 		}
-		if err == nil || ctx.Err() != nil {
-			pause = 100 * time.Millisecond
-			continue
+		switch {
+		case err == nil:
+			again.succeeded()
+		case ctx.Err() != nil:
+		case !again.wait(ctx, s.cli, err):
+			s.fail(err)
+			return
 		}
-		if !flowfabric.IsRetryable(err) {
-			fmt.Fprintln(s.err, "flowfabric: "+errorLine(err))
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, 10*time.Second)
+	}
+}
+
+// fail keeps the first error that ended a loop.
+func (s *shellWorker) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure == nil {
+		s.failure = err
 	}
 }
 

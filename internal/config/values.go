@@ -164,8 +164,11 @@ func setProxies(c *Config, s string) error {
 	return nil
 }
 
-// MinAPITokenBytes is the shortest shared token. (Specification 08, section 3.)
-const MinAPITokenBytes = 16
+// The bounds of the shared token's length. (Specification 08, section 3.)
+const (
+	MinAPITokenBytes = 16
+	MaxAPITokenBytes = 4096
+)
 
 func setAPIToken(c *Config, s string) error {
 	if strings.TrimSpace(s) == "" {
@@ -176,6 +179,9 @@ func setAPIToken(c *Config, s string) error {
 	}
 	if len(s) < MinAPITokenBytes {
 		return badValue("is shorter than %d bytes; make one with: flowfabric token new", MinAPITokenBytes)
+	}
+	if len(s) > MaxAPITokenBytes {
+		return badValue("is longer than %d bytes", MaxAPITokenBytes)
 	}
 	c.APIToken = s
 	return nil
