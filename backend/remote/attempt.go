@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"strconv"
+	"sync"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -59,16 +60,62 @@ func attemptPath(route string, id flowfabric.ExecutionID, index uint32) string {
 	return wire.Path(route, string(id), strconv.FormatUint(uint64(index), 10))
 }
 
-// attemptOf is the path of a call on the attempt a fence belongs to. A fence that
-// does not tell its index is taken to name the latest attempt; the server checks
-// the rest of it.
+// attemptOf is the path of a call on the attempt a fence belongs to. The index of
+// an attempt that this backend claimed is remembered; of another one, whose fence
+// does not tell it, the latest is taken, and the server checks the rest.
 func (b *Backend) attemptOf(ctx context.Context, route string, id flowfabric.ExecutionID, f flowfabric.Fence) (string, error) {
-	if f.AttemptIndex != nil {
-		return attemptPath(route, id, *f.AttemptIndex), nil
+	if index, ok := b.indexOf(f); ok {
+		return attemptPath(route, id, index), nil
 	}
 	s, err := b.snapshot(ctx, "describe_execution", id)
 	if err != nil {
 		return "", err
 	}
 	return attemptPath(route, id, max(s.TotalAttemptCount, 1)-1), nil
+}
+
+// indexOf returns the index of the attempt a fence belongs to, if it is known.
+func (b *Backend) indexOf(f flowfabric.Fence) (uint32, bool) {
+	if f.AttemptIndex != nil {
+		return *f.AttemptIndex, true
+	}
+	return b.indexes.get(f.AttemptID)
+}
+
+// maxIndexes is how many attempts' indexes are remembered.
+const maxIndexes = 16_384
+
+// indexes remembers the indexes of the attempts claimed last, which the paths of
+// their calls need and the fences need not tell.
+type indexes struct {
+	mu   sync.Mutex
+	byID map[flowfabric.AttemptID]uint32
+	ring []flowfabric.AttemptID
+	next int
+}
+
+func (x *indexes) put(id flowfabric.AttemptID, index uint32) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.byID == nil {
+		x.byID = make(map[flowfabric.AttemptID]uint32)
+	}
+	if _, known := x.byID[id]; known {
+		return
+	}
+	x.byID[id] = index
+	if len(x.ring) < maxIndexes {
+		x.ring = append(x.ring, id)
+		return
+	}
+	delete(x.byID, x.ring[x.next])
+	x.ring[x.next] = id
+	x.next = (x.next + 1) % maxIndexes
+}
+
+func (x *indexes) get(id flowfabric.AttemptID) (uint32, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	index, ok := x.byID[id]
+	return index, ok
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -593,12 +594,12 @@ func TestListExecutions(t *testing.T) {
 	if _, err := b.ListExecutions(t.Context(), args); flowfabric.CodeOf(err) != flowfabric.CodeInvalidInput {
 		t.Fatal(err)
 	}
-	args.Limit, args.Namespaces = 5, []flowfabric.Namespace{"a", "b"}
-	if _, err := b.ListExecutions(t.Context(), args); flowfabric.CodeOf(err) != flowfabric.CodeUnsupportedOperation {
-		t.Fatal(err)
-	}
 	if len(s.heard) != calls {
 		t.Fatalf("refused input was sent: %v", s.heard[calls:])
+	}
+	args.Limit, args.Namespaces = 5, []flowfabric.Namespace{"a", "b"}
+	if r, err := b.ListExecutions(t.Context(), args); err != nil || len(r.Executions) != 0 || r.NextCursor != testID {
+		t.Fatalf("rows of other namespaces: %+v, %v", r, err)
 	}
 }
 
@@ -662,13 +663,13 @@ func TestInvalidInputIsRefusedBeforeACall(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if len(s.heard) != 0 {
+		t.Errorf("calls were made: %v", s.heard)
+	}
 	_, err := b.GetExecutionPolicy(t.Context(), testID)
 	e := flowfabric.AsError(err)
 	if e == nil || e.Code != flowfabric.CodeUnsupportedOperation || e.Detail("operation") != "get_execution_policy" || e.Detail("backend") != "remote" {
 		t.Errorf("policy: %v", err)
-	}
-	if len(s.heard) != 0 {
-		t.Errorf("calls were made: %v", s.heard)
 	}
 }
 
@@ -686,5 +687,56 @@ func TestOneNamespace(t *testing.T) {
 		if got != tc.want || flowfabric.CodeOf(err) != tc.code {
 			t.Errorf("%q of %v: got %q, %v", tc.ns, tc.allowed, got, err)
 		}
+	}
+}
+
+func TestListWorkersOfSomeNamespaces(t *testing.T) {
+	row := func(ns, instance string) string {
+		return fmt.Sprintf(`{"namespace":%q,"worker_id":"w","worker_instance_id":%q,"lanes":[],"capabilities":[],"liveness_ttl_ms":1000}`, ns, instance)
+	}
+	b, s := open(t, ok(`{"items":[`+row("a", "1")+`],"next_cursor":"x"}`), ok(`{"items":[`+row("b", "2")+`,`+row("c", "3")+`],"next_cursor":null}`))
+	r, err := b.ListWorkers(t.Context(), flowfabric.ListWorkersArgs{Namespaces: []flowfabric.Namespace{"b", "d"}, Limit: 1})
+	if err != nil || len(r.Workers) != 1 || r.Workers[0].WorkerInstanceID != "2" || r.More {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	args, err := wire.ParseListWorkers(mustQuery(t, s.heard[1].line))
+	if err != nil || args.AfterNamespace != "a" || args.AfterInstanceID != "1" {
+		t.Fatalf("%+v, %v", args, err)
+	}
+}
+
+func mustQuery(t *testing.T, line string) url.Values {
+	t.Helper()
+	_, raw, _ := strings.Cut(line, "?")
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+// TestIndexesAreRemembered claims an attempt and ends it without naming its
+// index.
+func TestIndexesAreRemembered(t *testing.T) {
+	b, s := open(t, ok(taskJSON), ok(`{"outcome":"terminal_failed","replayed":false}`))
+	task, err := b.ClaimGranted(t.Context(), flowfabric.ClaimGrantedArgs{ExecutionID: testID, GrantID: "g", LaneID: "l", WorkerID: "w", WorkerInstanceID: "i", LeaseTTLMs: 1000})
+	if err != nil || task.Fence.AttemptIndex != nil {
+		t.Fatalf("%+v, %v", task, err)
+	}
+	if _, err := b.FailExecution(t.Context(), flowfabric.FailExecutionArgs{ExecutionID: testID, Fence: task.Fence, Reason: "r"}); err != nil {
+		t.Fatal(err)
+	}
+	if s.heard[1].line != "POST "+testPath+"/attempts/2/fail" {
+		t.Fatalf("calls %v", s.heard)
+	}
+	var x indexes
+	for i := range uint32(maxIndexes + 10) {
+		x.put(flowfabric.AttemptID(strconv.Itoa(int(i))), i)
+	}
+	if _, ok := x.get("9"); ok || len(x.byID) != maxIndexes {
+		t.Fatalf("%d are remembered", len(x.byID))
+	}
+	if n, ok := x.get("10"); !ok || n != 10 {
+		t.Fatal("a late one is forgotten")
 	}
 }

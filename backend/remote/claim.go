@@ -9,11 +9,13 @@ import (
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
-// stamp notes the store's time of an answer in its tasks.
-func stamp(tasks []flowfabric.ClaimedExecution, a answer) {
+// received notes the store's time of an answer in its tasks, and remembers their
+// attempts.
+func (b *Backend) received(tasks []flowfabric.ClaimedExecution, a answer) {
 	now := a.storeTime()
 	for i := range tasks {
 		tasks[i].StoreTime = now
+		b.indexes.put(tasks[i].AttemptID, tasks[i].AttemptIndex)
 	}
 }
 
@@ -42,9 +44,9 @@ func (b *Backend) claim(ctx context.Context, c call) (flowfabric.ClaimedExecutio
 	if err != nil {
 		return flowfabric.ClaimedExecution{}, err
 	}
-	claimed := t.Claimed()
-	claimed.StoreTime = answer.storeTime()
-	return claimed, nil
+	claimed := []flowfabric.ClaimedExecution{t.Claimed()}
+	b.received(claimed, answer)
+	return claimed[0], nil
 }
 
 func mint(lease *flowfabric.LeaseID, attempt *flowfabric.AttemptID) {
@@ -120,6 +122,6 @@ func (b *Backend) ClaimTasks(ctx context.Context, a flowfabric.ClaimTasksArgs) (
 		return flowfabric.ClaimTasksResult{}, err
 	}
 	out := flowfabric.ClaimTasksResult{Tasks: wire.ClaimedTasks(r.Tasks), More: answer.more()}
-	stamp(out.Tasks, answer)
+	b.received(out.Tasks, answer)
 	return out, nil
 }

@@ -16,9 +16,10 @@
 //     source's name.
 //   - A fence given together with SourceOperatorOverride is sent as the lease
 //     holder's: the operator's routes take no fence.
-//   - The list of allowed namespaces that a server derives from a token (field
-//     Namespaces) is the token's affair here: one namespace is sent as the filter,
-//     several are unsupported_operation.
+//   - A list of allowed namespaces (field Namespaces), which servers derive from
+//     tokens, is not sent: one namespace is sent as the filter; of several, lists
+//     and feeds drop the rows of others here, and claims and ListExpiredLeases are
+//     unsupported_operation.
 //   - The id in the path of batched renewals and completions is "remote": it is
 //     no authority, the fences are.
 //   - ListEligible reads waiting executions, without looking at capabilities.

@@ -60,16 +60,18 @@ func (b *Backend) createPart(ctx context.Context, part part, out []flowfabric.It
 	return spread(c, r.Results(), part.index, out)
 }
 
-// CompleteExecutions ends 1..100 executions. One with the attempt's index in its
-// fence goes to A/complete, an operator's override to E/complete, the others to
+// CompleteExecutions ends 1..100 executions. One whose attempt's index is known
+// goes to A/complete, an operator's override to E/complete, the others to
 // the batch route.
 func (b *Backend) CompleteExecutions(ctx context.Context, items []flowfabric.CompleteExecutionArgs) ([]flowfabric.Item[flowfabric.CompleteExecutionResult], error) {
 	if err := checkBatch("items", len(items)); err != nil {
 		return nil, err
 	}
 	out := make([]flowfabric.Item[flowfabric.CompleteExecutionResult], len(items))
-	if len(items) == 1 && items[0].Fence.AttemptIndex != nil && !override(items[0].Source, items[0].Fence) {
-		return out, b.completeOne(ctx, items[0], &out[0])
+	if len(items) == 1 {
+		if index, ok := b.indexOf(items[0].Fence); ok {
+			return out, b.completeOne(ctx, items[0], index, &out[0])
+		}
 	}
 	batch := newBatch(wire.LimitBulk)
 	for i, a := range items {
@@ -98,7 +100,7 @@ func (b *Backend) CompleteExecutions(ctx context.Context, items []flowfabric.Com
 func (b *Backend) completePart(ctx context.Context, items []flowfabric.CompleteExecutionArgs, part part, out []flowfabric.Item[flowfabric.CompleteExecutionResult]) error {
 	if len(part.items) == 0 {
 		i := part.index[0]
-		return b.completeOne(ctx, items[i], &out[i])
+		return b.completeOne(ctx, items[i], 0, &out[i])
 	}
 	c := post("complete_execution", wire.Path(wire.RouteWorkerCompletions, batchWorker), part.body("items")).idempotent()
 	var r wire.CompletionsResponse
@@ -108,7 +110,7 @@ func (b *Backend) completePart(ctx context.Context, items []flowfabric.CompleteE
 	return spread(c, r.Results(), part.index, out)
 }
 
-func (b *Backend) completeOne(ctx context.Context, a flowfabric.CompleteExecutionArgs, out *flowfabric.Item[flowfabric.CompleteExecutionResult]) error {
+func (b *Backend) completeOne(ctx context.Context, a flowfabric.CompleteExecutionArgs, index uint32, out *flowfabric.Item[flowfabric.CompleteExecutionResult]) error {
 	if out.Err = rules.ValidateComplete(a); out.Err != nil {
 		return nil
 	}
@@ -117,7 +119,7 @@ func (b *Backend) completeOne(ctx context.Context, a flowfabric.CompleteExecutio
 	if override(a.Source, a.Fence) {
 		c = post(op, wire.Path(wire.RouteExecutionComplete, string(a.ExecutionID)), wire.NewOperatorCompleteRequest(a))
 	} else {
-		c = post(op, attemptPath(wire.RouteAttemptComplete, a.ExecutionID, *a.Fence.AttemptIndex), wire.NewCompleteRequest(a)).idempotent()
+		c = post(op, attemptPath(wire.RouteAttemptComplete, a.ExecutionID, index), wire.NewCompleteRequest(a)).idempotent()
 	}
 	var r wire.CompleteResponse
 	if _, err := b.do(ctx, c, &r); err != nil {

@@ -9,15 +9,17 @@ import (
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
-// RenewLeases renews 1..100 leases. One with the attempt's index in its fence
+// RenewLeases renews 1..100 leases. One whose attempt's index is known
 // goes to A/renew, the others to the batch route.
 func (b *Backend) RenewLeases(ctx context.Context, items []flowfabric.RenewLeaseArgs) ([]flowfabric.Item[flowfabric.RenewLeaseResult], error) {
 	if err := checkBatch("items", len(items)); err != nil {
 		return nil, err
 	}
 	out := make([]flowfabric.Item[flowfabric.RenewLeaseResult], len(items))
-	if len(items) == 1 && items[0].Fence.AttemptIndex != nil {
-		return out, b.renewOne(ctx, items[0], &out[0])
+	if len(items) == 1 {
+		if index, ok := b.indexOf(items[0].Fence); ok {
+			return out, b.renewOne(ctx, items[0], index, &out[0])
+		}
 	}
 	batch := newBatch(wire.LimitControl)
 	for i, a := range items {
@@ -43,12 +45,12 @@ func (b *Backend) RenewLeases(ctx context.Context, items []flowfabric.RenewLease
 	return out, nil
 }
 
-func (b *Backend) renewOne(ctx context.Context, a flowfabric.RenewLeaseArgs, out *flowfabric.Item[flowfabric.RenewLeaseResult]) error {
+func (b *Backend) renewOne(ctx context.Context, a flowfabric.RenewLeaseArgs, index uint32, out *flowfabric.Item[flowfabric.RenewLeaseResult]) error {
 	if out.Err = rules.ValidateRenew(a); out.Err != nil {
 		return nil
 	}
 	var r wire.RenewResponse
-	c := post("renew_lease", attemptPath(wire.RouteAttemptRenew, a.ExecutionID, *a.Fence.AttemptIndex), wire.NewRenewRequest(a)).idempotent()
+	c := post("renew_lease", attemptPath(wire.RouteAttemptRenew, a.ExecutionID, index), wire.NewRenewRequest(a)).idempotent()
 	if _, err := b.do(ctx, c, &r); err != nil {
 		return ownItem(err, &out.Err)
 	}
@@ -108,16 +110,13 @@ func (b *Backend) GetLeaseHistory(ctx context.Context, a flowfabric.LeaseHistory
 
 // ListWorkerLeases returns one page of the leases an instance holds.
 func (b *Backend) ListWorkerLeases(ctx context.Context, a flowfabric.ListWorkerLeasesArgs) (flowfabric.ListWorkerLeasesResult, error) {
-	const op = "list_worker_leases"
-	var err error
-	if err = a.WorkerInstanceID.Validate(); err != nil {
+	if err := a.WorkerInstanceID.Validate(); err != nil {
 		return flowfabric.ListWorkerLeasesResult{}, err
 	}
-	if a.Namespace, err = oneNamespace(op, a.Namespace, a.Namespaces); err != nil {
-		return flowfabric.ListWorkerLeasesResult{}, err
-	}
+	var keep visible
+	a.Namespace, keep = visibleIn(a.Namespace, a.Namespaces)
 	q := wire.ListWorkerLeasesQuery(a)
-	c := get(op, wire.Path(wire.RouteWorkerInstanceLeases, string(a.WorkerInstanceID)), q)
+	c := get("list_worker_leases", wire.Path(wire.RouteWorkerInstanceLeases, string(a.WorkerInstanceID)), q)
 	var p wire.Page[wire.Task]
 	answer, err := b.do(ctx, c, &p)
 	if err != nil {
@@ -127,7 +126,8 @@ func (b *Backend) ListWorkerLeases(ctx context.Context, a flowfabric.ListWorkerL
 	if err != nil {
 		return flowfabric.ListWorkerLeasesResult{}, c.fault("the answer's cursor can't be read").Wrap(err)
 	}
-	stamp(r.Tasks, answer)
+	r.Tasks = only(r.Tasks, keep, func(t flowfabric.ClaimedExecution) flowfabric.Namespace { return t.Namespace })
+	b.received(r.Tasks, answer)
 	return r, nil
 }
 

@@ -79,9 +79,13 @@ func (b *Backend) GetExecutionState(ctx context.Context, id flowfabric.Execution
 	return r.PublicState, err
 }
 
-// GetExecutionPolicy is unsupported_operation: no route shows the policy.
+// GetExecutionPolicy is unsupported_operation for an execution that exists: no
+// route shows the policy.
 func (b *Backend) GetExecutionPolicy(ctx context.Context, id flowfabric.ExecutionID) (*flowfabric.Policy, error) {
 	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	if _, err := b.GetExecutionState(ctx, id); err != nil {
 		return nil, err
 	}
 	return nil, unsupported("get_execution_policy", "the policy of an execution is not shown over HTTP")
@@ -99,7 +103,6 @@ func (b *Backend) ReadExecutionContext(ctx context.Context, id flowfabric.Execut
 
 // ListExecutions returns one page of one partition.
 func (b *Backend) ListExecutions(ctx context.Context, a flowfabric.ListExecutionsArgs) (flowfabric.ListExecutionsResult, error) {
-	const op = "list_executions"
 	parts, err := b.partitions(ctx)
 	if err != nil {
 		return flowfabric.ListExecutionsResult{}, err
@@ -107,12 +110,12 @@ func (b *Backend) ListExecutions(ctx context.Context, a flowfabric.ListExecution
 	if err := rules.ValidateListExecutions(&a, parts); err != nil {
 		return flowfabric.ListExecutionsResult{}, err
 	}
-	if a.Namespace, err = oneNamespace(op, a.Namespace, a.Namespaces); err != nil {
-		return flowfabric.ListExecutionsResult{}, err
-	}
+	var keep visible
+	a.Namespace, keep = visibleIn(a.Namespace, a.Namespaces)
 	q := wire.ListExecutionsQuery(a)
-	c := get(op, wire.RouteExecutions, q)
+	c := get("list_executions", wire.RouteExecutions, q)
 	rows, next, err := b.executions(ctx, c)
+	rows = only(rows, keep, func(e flowfabric.ExecutionSummary) flowfabric.Namespace { return e.Namespace })
 	if err != nil || next == "" {
 		return flowfabric.ListExecutionsResult{Executions: rows}, err
 	}
@@ -133,21 +136,6 @@ func (b *Backend) executions(ctx context.Context, c call) (rows []flowfabric.Exe
 		next = *p.NextCursor
 	}
 	return p.Items, next, nil
-}
-
-// oneNamespace is the filter that stands for a namespace and a list of allowed
-// ones, where one namespace can express it.
-func oneNamespace(op string, ns flowfabric.Namespace, allowed []flowfabric.Namespace) (flowfabric.Namespace, error) {
-	any := ns == "" || ns == flowfabric.AnyNamespace
-	switch {
-	case allowed == nil:
-		return ns, nil
-	case !any && slices.Contains(allowed, ns):
-		return ns, nil
-	case any && len(allowed) == 1:
-		return allowed[0], nil
-	}
-	return "", unsupported(op, "a list of namespaces can't be sent; the token decides what is seen")
 }
 
 // eligiblePage is how many waiting executions of a partition ListEligible looks

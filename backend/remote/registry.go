@@ -74,18 +74,24 @@ func (b *Backend) GetWorker(ctx context.Context, ns flowfabric.Namespace, instan
 
 // ListWorkers returns one page of live registrations.
 func (b *Backend) ListWorkers(ctx context.Context, a flowfabric.ListWorkersArgs) (flowfabric.ListWorkersResult, error) {
-	const op = "list_workers"
-	var err error
-	if a.Namespaces != nil {
-		if a.Namespace, err = oneNamespace(op, a.Namespace, a.Namespaces); err != nil {
+	var keep visible
+	a.Namespace, keep = visibleIn(a.Namespace, a.Namespaces)
+	for {
+		var p wire.Page[flowfabric.WorkerRegistration]
+		if _, err := b.do(ctx, get("list_workers", wire.RouteWorkerInstances, wire.ListWorkersQuery(a)), &p); err != nil {
 			return flowfabric.ListWorkersResult{}, err
 		}
+		r := wire.WorkersResult(p)
+		if n := len(r.Workers); n > 0 {
+			a.AfterNamespace, a.AfterInstanceID = r.Workers[n-1].Namespace, r.Workers[n-1].WorkerInstanceID
+		}
+		r.Workers = only(r.Workers, keep, func(w flowfabric.WorkerRegistration) flowfabric.Namespace { return w.Namespace })
+		// The caller goes on behind the last row, so a page that was dropped whole
+		// can't be left to him.
+		if len(r.Workers) > 0 || !r.More {
+			return r, nil
+		}
 	}
-	var p wire.Page[flowfabric.WorkerRegistration]
-	if _, err := b.do(ctx, get(op, wire.RouteWorkerInstances, wire.ListWorkersQuery(a)), &p); err != nil {
-		return flowfabric.ListWorkersResult{}, err
-	}
-	return wire.WorkersResult(p), nil
 }
 
 // ExplainRouting tells which live workers cover an execution's requirement.

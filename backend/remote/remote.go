@@ -40,7 +40,8 @@ type Backend struct {
 	closeOnce sync.Once
 	idle      func()
 
-	parts atomic.Pointer[flowfabric.PartitionConfig]
+	parts   atomic.Pointer[flowfabric.PartitionConfig]
+	indexes indexes
 }
 
 var _ flowfabric.Backend = (*Backend)(nil)

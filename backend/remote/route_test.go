@@ -116,7 +116,7 @@ func TestRoutes(t *testing.T) {
 	task := flowfabric.ClaimedExecution{
 		ExecutionID: testID, AttemptIndex: 2, AttemptID: testTry, AttemptType: flowfabric.AttemptTypeRetry, ClaimKind: flowfabric.ClaimNew,
 		LaneID: "l", Namespace: "n", Kind: "k", Payload: []byte{1, 2}, PayloadEncoding: "json", Tags: map[string]string{"a.b": "c"},
-		PolicySnapshot: flowfabric.PolicySnapshot{LaneID: "l"}, LeaseReclaimCount: 1, WorkerInstanceID: "i", Fence: testFence(&index),
+		PolicySnapshot: flowfabric.PolicySnapshot{LaneID: "l"}, LeaseReclaimCount: 1, WorkerInstanceID: "i", Fence: testFence(nil),
 		LeaseExpiresAt: 30000, StoreTime: 1700000000123,
 	}
 	event := flowfabric.Event{Feed: flowfabric.FeedLeases, Kind: "reclaimed", EventID: "7-9", Partition: 7, Seq: 9, ExecutionID: testID, Namespace: "n", LaneID: "l", At: 5,

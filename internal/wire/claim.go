@@ -46,17 +46,15 @@ func NewTask(c flowfabric.ClaimedExecution) Task {
 	}
 }
 
-// Claimed returns the contract's claimed attempt, its fence with the attempt
-// index. StoreTime is for the caller to set.
+// Claimed returns the contract's claimed attempt. StoreTime is for the caller to
+// set.
 func (t Task) Claimed() flowfabric.ClaimedExecution {
-	fence := t.Fence.at(t.AttemptIndex)
-	c := flowfabric.ClaimedExecution{
+	return flowfabric.ClaimedExecution{
 		ExecutionID: t.ExecutionID, AttemptIndex: t.AttemptIndex, AttemptID: t.AttemptID, AttemptType: t.AttemptType, ClaimKind: claimKind(t.ClaimKind),
 		LaneID: t.LaneID, Namespace: t.Namespace, Kind: t.Kind, FlowID: t.FlowID, Payload: t.Payload, PayloadEncoding: t.PayloadEncoding,
 		Tags: t.Tags, PolicySnapshot: t.PolicySnapshot, LeaseReclaimCount: t.LeaseReclaimCount, WorkerInstanceID: t.WorkerInstanceID,
-		Fence: fence, LeaseExpiresAt: t.LeaseExpiresAt, AttemptTimeoutAt: t.AttemptTimeoutAt, ExecutionDeadlineAt: t.ExecutionDeadlineAt, Replayed: t.Replayed,
+		Fence: t.Fence.Fence(), LeaseExpiresAt: t.LeaseExpiresAt, AttemptTimeoutAt: t.AttemptTimeoutAt, ExecutionDeadlineAt: t.ExecutionDeadlineAt, Replayed: t.Replayed,
 	}
-	return c
 }
 
 func claimKind(label string) flowfabric.ClaimKind {
