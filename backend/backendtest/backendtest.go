@@ -30,6 +30,10 @@ type Harness struct {
 	// Clock is the store's clock, moved by the suite; nil where the store runs on
 	// a real clock, and then the scenarios that need time to pass are skipped.
 	Clock *Clock
+	// Remote tells that a server stands between Backend and Store: it shows
+	// snapshots instead of records, no policies, and learns with a delay of a
+	// client that has gone away.
+	Remote bool
 	// Corrupt spoils one field of the stored record of an execution, named as in
 	// its JSON form, and reports whether it can do so for that field. Optional.
 	Corrupt func(t *testing.T, id flowfabric.ExecutionID, field string) bool

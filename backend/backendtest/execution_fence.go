@@ -197,8 +197,7 @@ func fenceScenarios(r *runner) {
 			s.unchanged(id, func() {
 				s.assertCode(op.call(s, id, task.Fence, flowfabric.SourceLeaseHolder), flowfabric.CodeLeaseExpired)
 			})
-			rec, err := s.Backend.GetExecution(s.ctx, id)
-			s.ok(err)
+			rec := s.record(id)
 			s.equal("lease_expired_at", rec.LeaseExpiredAt, s.now())
 			s.equal("mirror kept", rec.CurrentLeaseID, task.Fence.LeaseID)
 		})
@@ -463,8 +462,7 @@ func receiptScenarios(r *runner) {
 		for _, op := range fencedOps() {
 			s.assertCode(op.call(s, id, task.Fence, flowfabric.SourceLeaseHolder), flowfabric.CodeExecutionNotActive)
 		}
-		rec, err := s.Backend.GetExecution(s.ctx, id)
-		s.ok(err)
+		rec := s.record(id)
 		s.that(rec.ReleaseReceipt != nil, "no receipt")
 		s.equal("receipt", rec.ReleaseReceipt.Op, flowfabric.ReceiptExpire)
 	})

@@ -143,6 +143,9 @@ func feedScenarios(r *runner) {
 			"execution":    {flowfabric.FeedFilter{ExecutionID: one}, []flowfabric.ExecutionID{one}},
 			"kind":         {flowfabric.FeedFilter{Kinds: []string{"nope"}}, nil},
 		} {
+			if c.filter.Namespaces != nil && s.Remote {
+				continue // a token decides there
+			}
 			s.equal(name, eventIDs(s.readAll(flowfabric.ReadFeedArgs{Feed: flowfabric.FeedCompletions, Start: flowfabric.FeedStartEarliest, Filter: c.filter})), c.want)
 		}
 		leases := s.readAll(flowfabric.ReadFeedArgs{Feed: flowfabric.FeedLeases, Start: flowfabric.FeedStartEarliest, Filter: flowfabric.FeedFilter{ExecutionID: one, Kinds: []string{flowfabric.EventReleased}}})

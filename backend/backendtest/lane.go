@@ -90,7 +90,7 @@ func laneScenarios(r *runner) {
 		s.assertCode(err, flowfabric.CodeLaneNotFound)
 		_, err = strict.setLane("unknown", flowfabric.LanePaused)
 		s.assertCode(err, flowfabric.CodeLaneNotFound)
-		s.ok(strict.Backend.DeclareLanes(s.ctx, []flowfabric.LaneID{testLane}))
+		s.ok(strict.store().DeclareLanes(s.ctx, []flowfabric.LaneID{testLane}))
 		strict.create()
 	})
 

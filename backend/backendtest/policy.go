@@ -81,6 +81,9 @@ func policyScenarios(r *runner) {
 
 	r.scenario("01.5 the frozen policy is read back", func(s *scene) {
 		id := s.create(withPolicy(`{"priority":5,"max_replay_count":2,"retry_policy":{"max_retries":7}}`))
+		if s.Remote {
+			s.t.Skip("a server shows no policies")
+		}
 		p, err := s.Backend.GetExecutionPolicy(s.ctx, id)
 		s.ok(err)
 		s.that(p != nil && p.MaxReplayCount != nil && p.RetryPolicy != nil && p.RetryPolicy.MaxRetries != nil, "policy is %+v", p)
@@ -112,8 +115,7 @@ func policyScenarios(r *runner) {
 		s.create(routing(manyTokens(256)))
 		s.create(routing(`["` + strings.Repeat("x", 4096) + `"]`))
 		dup := s.create(routing(`["b","a","b"]`))
-		rec, err := s.Backend.GetExecution(s.ctx, dup)
-		s.ok(err)
+		rec := s.record(dup)
 		s.equal("required capabilities", rec.RequiredCapabilities, []string{"a", "b"})
 	})
 

@@ -531,6 +531,18 @@ func (s *scene) is(id flowfabric.ExecutionID, want flowfabric.StateVector) {
 	s.equal("state vector", s.vector(id), want)
 }
 
+// record returns the whole record of an execution, which a server does not show.
+func (s *scene) record(id flowfabric.ExecutionID) *flowfabric.Execution {
+	s.t.Helper()
+	from := flowfabric.Executions(s.Backend)
+	if s.Remote {
+		from = s.store()
+	}
+	rec, err := from.GetExecution(s.ctx, id)
+	s.ok(err)
+	return rec
+}
+
 func (s *scene) publicState(id flowfabric.ExecutionID) flowfabric.PublicState {
 	s.t.Helper()
 	return s.describe(id).PublicState
@@ -673,8 +685,7 @@ func (s *scene) visible(id flowfabric.ExecutionID) visible {
 	var v visible
 	var err error
 	v.Snapshot = s.describe(id)
-	v.Record, err = s.Backend.GetExecution(s.ctx, id)
-	s.ok(err)
+	v.Record = s.record(id)
 	v.Attempts = s.attempts(id)
 	v.Lease, err = s.Backend.GetLease(s.ctx, id)
 	if err != nil {
