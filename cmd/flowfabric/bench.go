@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -170,7 +171,7 @@ func fileSizes(paths ...string) (int64, error) {
 // residentBytes is the memory this process occupies, -1 where the system does
 // not tell.
 func residentBytes() (int64, error) {
-	runtime.GC()
+	debug.FreeOSMemory()
 	raw, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		return -1, nil

@@ -21,7 +21,7 @@ const (
 	DefaultExecutions   = 10_000
 	DefaultWorkers      = 16
 	DefaultPayload      = 4096
-	DefaultBatch        = flowfabric.MaxBatchItems
+	DefaultBatch        = 64 // the cost of one lifecycle is flat from 32 on, and larger batches only wait longer
 	DefaultStartSamples = 300
 	DefaultNamespace    = flowfabric.Namespace("default")
 )
@@ -66,7 +66,7 @@ type Config struct {
 	// ResultBytes is the size of every result, 0..1,048,576; 0 stores none.
 	ResultBytes int
 	// Batch is how many executions go into one create, claim or completion,
-	// 1..100; default 100.
+	// 1..100; default 64.
 	Batch int
 	// Retained is how many ended executions the store holds before the
 	// measurement begins; those it already holds of an earlier run count.
