@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -488,4 +489,40 @@ func TestTargets(t *testing.T) {
 			t.Errorf("%v %v: %q, want %q", tt.args, tt.environ, r, tt.want)
 		}
 	}
+}
+
+// TestWorkerRunLosesItsLease revokes the lease of a running command: the command
+// and what it started are killed, and nothing is reported for it.
+func TestWorkerRunLosesItsLease(t *testing.T) {
+	d := deploy(t)
+	id := d.submit("slow")
+	started := filepath.Join(t.TempDir(), "started")
+	if err := syscall.Mkfifo(started, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan result, 1)
+	go func() {
+		done <- d.run("worker", "run", "--limit", "1", "--lease-ttl", "1s", "--exec", "sleep 600 & echo $! > "+started+"; wait")
+	}()
+	child, err := os.ReadFile(started)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.ok("execution", "revoke-lease", id, "--hold")
+	r := <-done
+	contains(t, r.out, id, "lost", "lease_revoked")
+	pid, err := strconv.Atoi(strings.TrimSpace(string(child)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); err == nil && !zombie(pid) {
+		t.Errorf("process %d still runs", pid)
+	}
+	contains(t, d.ok("execution", "get", id).out, "lease_revoked")
+}
+
+// zombie reports whether a process has ended and only its entry is left.
+func zombie(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
 }

@@ -39,14 +39,16 @@ const maxSocketPath = 100
 
 // controlRequest is one line: what is wanted.
 type controlRequest struct {
-	Op string `json:"op"` // backup
-	// Path is absolute: the two processes may have different directories.
-	Path string `json:"path"`
+	Op string `json:"op"` // backup, or status
+	// Path is where a backup goes: absolute, since the two processes may have
+	// different directories.
+	Path string `json:"path,omitempty"`
 }
 
 // controlAnswer is one line: progress, or the end.
 type controlAnswer struct {
 	Done      bool          `json:"done"`
+	Process   int           `json:"process,omitempty"` // who answers, at the end
 	Problem   *wire.Problem `json:"problem,omitempty"`
 	Remaining int           `json:"remaining"` // of Total
 	Total     int           `json:"total"`
@@ -139,7 +141,7 @@ func (c *control) serve(conn net.Conn) {
 	err = c.perform(ctx, req, func(remaining, total int) {
 		_ = out.Encode(controlAnswer{Remaining: remaining, Total: total})
 	})
-	answer := controlAnswer{Done: true}
+	answer := controlAnswer{Done: true, Process: os.Getpid()}
 	if err != nil {
 		answer.Problem = wire.NewProblem(err)
 	}
@@ -148,6 +150,8 @@ func (c *control) serve(conn net.Conn) {
 
 func (c *control) perform(ctx context.Context, req controlRequest, progress func(remaining, total int)) error {
 	switch req.Op {
+	case "status":
+		return nil
 	case "backup":
 		if !filepath.IsAbs(req.Path) {
 			return flowfabric.InvalidInput("path", "%q is not absolute", req.Path)
@@ -199,4 +203,23 @@ func askControl(ctx context.Context, conn net.Conn, req controlRequest, progress
 			return nil
 		}
 	}
+}
+
+// storeHolder names the process that serves a store, "" when none answers. It
+// does not touch the store.
+func storeHolder(ctx context.Context, store string) string {
+	if store == "" {
+		return ""
+	}
+	conn := dialControl(ctx, store)
+	if conn == nil {
+		return ""
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	var a controlAnswer
+	if json.NewEncoder(conn).Encode(controlRequest{Op: "status"}) != nil || json.NewDecoder(conn).Decode(&a) != nil {
+		return ""
+	}
+	return fmt.Sprintf("process %d", a.Process)
 }

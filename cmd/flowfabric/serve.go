@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -113,7 +112,7 @@ func (p *process) start(ctx context.Context) (err error) {
 	if p.server, err = server.NewPending(p.serverConfig(metrics)); err != nil {
 		return err
 	}
-	if err := p.bind(); err != nil {
+	if err := p.bind(ctx); err != nil {
 		return err
 	}
 	if err := p.openStore(ctx, metrics); err != nil {
@@ -157,16 +156,16 @@ func (p *process) serverConfig(metrics *server.Metrics) server.Config {
 
 // bind opens the ports, all or none; until the server has its store only the
 // probes answer there.
-func (p *process) bind() error {
+func (p *process) bind(ctx context.Context) error {
 	main, err := net.Listen("tcp", p.cfg.ListenAddr)
 	if err != nil {
-		return p.explainListen("FF_LISTEN_ADDR", p.cfg.ListenAddr, err)
+		return p.explainListen(ctx, "FF_LISTEN_ADDR", p.cfg.ListenAddr, err)
 	}
 	p.listeners = append(p.listeners, main)
 	if p.cfg.MetricsAddr != "" {
 		metrics, err := net.Listen("tcp", p.cfg.MetricsAddr)
 		if err != nil {
-			return p.explainListen("FF_METRICS_ADDR", p.cfg.MetricsAddr, err)
+			return p.explainListen(ctx, "FF_METRICS_ADDR", p.cfg.MetricsAddr, err)
 		}
 		p.listeners = append(p.listeners, metrics)
 		p.answer(metrics, p.server.ServeMetrics)
@@ -184,16 +183,15 @@ func (p *process) answer(l net.Listener, serve func(net.Listener) error) {
 	})
 }
 
-// explainListen says why a port can't be had: an address that is no address of
-// this machine is a refusal; a port in use is a conflict, and when the data
-// directory is in use as well, its holder is named.
-func (p *process) explainListen(variable, addr string, err error) error {
+// explainListen says why a port can't be had. When the store is being served as
+// well, most likely this server runs already, and its process is named.
+func (p *process) explainListen(ctx context.Context, variable, addr string, err error) error {
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%s=%q can't be listened on: %w", variable, addr, plainNetError(err))
 	}
 	line := fmt.Sprintf("%s=%q: the port is in use", variable, addr)
-	if holder := storeHolder(p.cfg.StorePath()); holder != "" {
-		line += "; " + holder + " holds " + p.cfg.StorePath()
+	if holder := storeHolder(ctx, p.cfg.StorePath()); holder != "" {
+		line += "; " + holder + " serves " + p.cfg.StorePath() + " already"
 	}
 	return errors.New(line)
 }
@@ -204,23 +202,6 @@ func plainNetError(err error) error {
 		return op.Err
 	}
 	return err
-}
-
-// storeHolder names the process that owns a store's file, "" when none does.
-func storeHolder(path string) string {
-	if path == "" {
-		return ""
-	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return ""
-	}
-	b, err := sqlite.Open(context.Background(), sqlite.Config{Path: path, NoEngine: true})
-	if err == nil {
-		_ = b.Close()
-		return ""
-	}
-	holder, _ := flowfabric.AsError(err).Detail("holder").(string)
-	return holder
 }
 
 // openStore makes the data directory and opens the store with its engine.
