@@ -88,7 +88,7 @@ func Run(ctx context.Context, config Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	backend, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(dataDir, storeFile), Logger: quietLogger()})
+	backend, err := open(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -120,12 +120,29 @@ func prepareDataDir(config Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if config.Fresh {
-		if err := forget(dataDir); err != nil {
-			return "", fmt.Errorf("begin anew: %w", err)
+	return dataDir, nil
+}
+
+// open opens the store of the data directory, after forgetting what it held when
+// the run is to begin anew. A store that somebody else has open is left alone.
+func open(ctx context.Context, config Config) (flowfabric.Backend, error) {
+	store := sqlite.Config{Path: filepath.Join(config.DataDir, storeFile), Logger: quietLogger()}
+	backend, err := sqlite.Open(ctx, store)
+	if !config.Fresh {
+		return backend, err
+	}
+	if flowfabric.CodeOf(err) == flowfabric.CodeStoreUnavailable {
+		return nil, err
+	}
+	if err == nil {
+		if err := backend.Close(); err != nil {
+			return nil, err
 		}
 	}
-	return dataDir, nil
+	if err := forget(config.DataDir); err != nil {
+		return nil, fmt.Errorf("begin anew: %w", err)
+	}
+	return sqlite.Open(ctx, store)
 }
 
 // stage is one start of the demo in progress.

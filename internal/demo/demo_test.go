@@ -165,7 +165,8 @@ func TestInterruptedRunGoesOn(t *testing.T) {
 		t.Errorf("kept %d of the first start:\n%s", report.Kept, strings.Join(second.lines, "\n"))
 	}
 
-	third, err := demo.Run(t.Context(), config) // the run is over: a new one begins
+	config.Fresh = true // the run is over anyway, so a new one begins; this also forgets the old one
+	third, err := demo.Run(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"unicode/utf8"
 )
 
 // Tree is a directory with the regular files found in it.
@@ -80,6 +81,10 @@ func (t *Tree) visit(path string, entry fs.DirEntry, err error, skip string) err
 	case entry.IsDir() && path == skip:
 		return fs.SkipDir
 	case !entry.Type().IsRegular():
+		return nil
+	}
+	if !utf8.ValidString(path) { // JSON could not name it
+		t.Unreadable = append(t.Unreadable, fmt.Errorf("%q is no UTF-8", path))
 		return nil
 	}
 	f, err := os.Open(path)
