@@ -125,6 +125,11 @@ func (p *process) kill() error {
 // stop asks the process to end and waits for it, at most stopGrace or until ctx
 // ends; then it is killed. Either way it is gone when stop returns.
 func (p *process) stop(ctx context.Context) {
+	select {
+	case <-p.done: // by itself: nobody stopped it
+		return
+	default:
+	}
 	p.expect()
 	p.cmd.Process.Signal(syscall.SIGTERM) // fails only when the process is gone or the system knows no signals
 	p.input.Close()
