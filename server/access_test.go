@@ -272,6 +272,8 @@ func TestScenario46ScopeWork(t *testing.T) {
 	if required, _ := details(p)["required"].([]any); len(required) != 1 || required[0] != "operate" {
 		t.Errorf("details %v", p["details"])
 	}
+	worker.call("GET", e(id, "/inputs"), nil).want(200)
+	worker.call("GET", e(absentID, "/inputs"), nil).problem(404, flowfabric.CodeExecutionNotFound)
 	worker.call("GET", e(id, "/input"), nil).want(200)
 	worker.call("GET", e(id, "/context"), nil).want(200)
 	worker.call("GET", e(id), nil).problem(403, flowfabric.CodeInsufficientScope)

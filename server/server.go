@@ -161,11 +161,11 @@ func (s *Server) ServeMetrics(l net.Listener) error {
 	return s.serve(l, s.MetricsHandler(), nil)
 }
 
-// MetricsHandler serves /metrics and /livez. With MetricsAuth it needs a token,
+// MetricsHandler serves /metrics and /livez, and nothing else. With MetricsAuth it needs a token,
 // as the main listener does.
 func (s *Server) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /livez", api.Booting())
+	mux.Handle("/", api.Booting())
 	mux.Handle("GET /metrics", api.Guard(s.tokens, s.cfg.MetricsAuth, s.metrics.Handler()))
 	return mux
 }

@@ -280,7 +280,7 @@ func (c *call) readBody() error {
 	_ = control.SetReadDeadline(time.Now().Add(bodyReadTimeout)) // a recorder in a test has no deadline to set
 	c.bodyBuf = getBuffer()
 	if n := c.r.ContentLength; n > 0 {
-		c.bodyBuf.Grow(int(n))
+		c.bodyBuf.Grow(int(min(n, maxKeptBuffer))) // a length is only a claim
 	}
 	n, err := c.bodyBuf.ReadFrom(io.LimitReader(c.r.Body, limit+1))
 	if err != nil {

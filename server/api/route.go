@@ -63,7 +63,7 @@ type param struct {
 
 // routes is the whole table, primitive by primitive.
 func (a *API) routes() []*route {
-	return slices.Concat(executionRoutes(), attemptRoutes(), leaseRoutes(), claimRoutes(), registryRoutes(), laneRoutes(),
+	return slices.Concat(executionRoutes(), inputRoutes(), attemptRoutes(), leaseRoutes(), claimRoutes(), registryRoutes(), laneRoutes(),
 		feedRoutes(), adminRoutes(), probeRoutes())
 }
 
