@@ -186,8 +186,15 @@ func (b *Backend) openFile() error {
 		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "the directory of %s cannot be made", path).Wrap(err)
 	}
 	b.path = path
-	b.lock, err = lockFile(path)
-	return err
+	if b.lock, err = lockFile(path); err != nil {
+		return err
+	}
+	// SQLite would make the file readable by all; its companions take its mode.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "%s cannot be opened", path).Wrap(err)
+	}
+	return f.Close()
 }
 
 // connect opens one connection with the store's settings.
