@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"maps"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -33,6 +34,7 @@ func (s *Store) payload(ctx context.Context, list []claimed) ([]flowfabric.Claim
 	err := s.db.Read(context.WithoutCancel(ctx), func(c Conn) error {
 		for i := range list {
 			out[i] = list[i].task
+			out[i].Tags = ownTags(out[i].Tags) // the writer keeps the map
 			encoding, data, err := s.input(c, list[i].xid)
 			if err != nil {
 				return err
@@ -42,6 +44,14 @@ func (s *Store) payload(ctx context.Context, list []claimed) ([]flowfabric.Claim
 		return nil
 	})
 	return out, err
+}
+
+// ownTags is a map that the caller may change, never nil.
+func ownTags(tags map[string]string) map[string]string {
+	if tags == nil {
+		return map[string]string{}
+	}
+	return maps.Clone(tags)
 }
 
 // claimOne runs a claim rule on one named execution.

@@ -172,7 +172,7 @@ func (s *Store) ListWorkerLeases(ctx context.Context, a flowfabric.ListWorkerLea
 			if err != nil {
 				return err
 			}
-			task.Payload, task.PayloadEncoding, task.StoreTime = data, encoding, s.Now()
+			task.Payload, task.PayloadEncoding, task.StoreTime, task.Tags = data, encoding, s.Now(), ownTags(task.Tags)
 			res.Tasks = append(res.Tasks, *task)
 		}
 		return nil

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"slices"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -46,6 +47,7 @@ func (s *Store) GetExecution(ctx context.Context, id flowfabric.ExecutionID) (x 
 			return notFound(id)
 		}
 		x = rules.Record(r.st, s.labelOf(r.bucket))
+		x.RequiredCapabilities = slices.Clone(x.RequiredCapabilities) // the bucket's
 		return nil
 	})
 	return x, err

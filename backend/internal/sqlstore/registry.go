@@ -336,7 +336,14 @@ func (s *Store) GetWorker(_ context.Context, ns flowfabric.Namespace, instance f
 	if !ok || s.Now() >= w.ExpiresAt {
 		return nil, nil
 	}
+	w = ownRegistration(w)
 	return &w, nil
+}
+
+// ownRegistration shares no slice with the registry.
+func ownRegistration(w flowfabric.WorkerRegistration) flowfabric.WorkerRegistration {
+	w.Lanes, w.Capabilities = slices.Clone(w.Lanes), slices.Clone(w.Capabilities)
+	return w
 }
 
 // ListWorkers lists live registrations by (namespace, instance).
@@ -356,7 +363,7 @@ func (s *Store) ListWorkers(_ context.Context, a flowfabric.ListWorkersArgs) (re
 		if w.Namespace < a.AfterNamespace || w.Namespace == a.AfterNamespace && w.WorkerInstanceID <= a.AfterInstanceID {
 			continue
 		}
-		res.Workers = append(res.Workers, w)
+		res.Workers = append(res.Workers, ownRegistration(w))
 	}
 	s.pub.RUnlock()
 	slices.SortFunc(res.Workers, func(x, y flowfabric.WorkerRegistration) int {
