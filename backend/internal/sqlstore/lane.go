@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"github.com/flowfabric/flowfabric"
@@ -216,6 +217,12 @@ func laneNotFound(id flowfabric.LaneID) error {
 	return flowfabric.NewError(flowfabric.CodeLaneNotFound, "lane %q is unknown", id)
 }
 
+// ownLane shares no map with the writer's record.
+func ownLane(l flowfabric.Lane) flowfabric.Lane {
+	l.TenantWeights = maps.Clone(l.TenantWeights)
+	return l
+}
+
 // status completes a lane with what can be counted in it.
 func (s *Store) status(c Conn, id flowfabric.LaneID) (flowfabric.LaneStatus, bool, error) {
 	s.pub.RLock()
@@ -225,7 +232,7 @@ func (s *Store) status(c Conn, id flowfabric.LaneID) (flowfabric.LaneStatus, boo
 	if !ok {
 		return flowfabric.LaneStatus{}, false, nil
 	}
-	st := flowfabric.LaneStatus{Lane: l.Lane, Counts: make(map[flowfabric.PublicState]int64, 11)}
+	st := flowfabric.LaneStatus{Lane: ownLane(l.Lane), Counts: make(map[flowfabric.PublicState]int64, 11)}
 	for i, p := range publicStates.labels {
 		st.Counts[p] = count[i]
 	}
@@ -369,7 +376,7 @@ func (s *Store) UpdateLane(ctx context.Context, a flowfabric.UpdateLaneArgs) (fl
 			refused = err
 			return nil
 		}
-		out = next
+		out = ownLane(next)
 		tx.wakeLane(next.LaneID)
 		return tx.saveLane(&laneRecord{Lane: next, SweepPending: l.SweepPending})
 	})
@@ -413,7 +420,7 @@ func (s *Store) SetLaneState(ctx context.Context, a flowfabric.SetLaneStateArgs)
 			refused = err
 			return nil
 		}
-		out = flowfabric.SetLaneStateResult{Lane: next, Unchanged: unchanged}
+		out = flowfabric.SetLaneStateResult{Lane: ownLane(next), Unchanged: unchanged}
 		if unchanged && s.lanes[a.LaneID] != nil {
 			return nil
 		}
