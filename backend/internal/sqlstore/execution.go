@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"maps"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -154,6 +155,7 @@ func (tx *Tx) create(p *rules.Prepared, out *flowfabric.Item[flowfabric.CreateEx
 	}
 	st, fx := rules.Create(p, tx.Now)
 	st.Exec.ExecutionID = id
+	st.Tags = maps.Clone(st.Tags) // the caller's map stays the caller's
 	b, err := tx.bucketOf(&st.Exec)
 	if err != nil {
 		return err
