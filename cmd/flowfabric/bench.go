@@ -43,7 +43,7 @@ Scenarios:` + scenarioList(),
 		Example: `  flowfabric bench --backend memory:
   flowfabric bench --backend sqlite:/tmp/bench.db --executions 100000
   flowfabric bench --backend http://127.0.0.1:9090 --token-file token --output json`,
-		Args: cobra.NoArgs,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBench(cmd, o) },
 	}
 	flags := cmd.Flags()
@@ -122,9 +122,12 @@ func flagText(cmd *cobra.Command, name string) string {
 // benchTarget resolves --backend or --server. There is no default: what is
 // measured is filled with executions.
 func benchTarget(cmd *cobra.Command) (target, error) {
-	text := flagText(cmd, "backend")
-	if text == "" {
-		text = flagText(cmd, "server")
+	text, server := flagText(cmd, "backend"), flagText(cmd, "server")
+	switch {
+	case text == "":
+		text = server
+	case server != "" && server != text:
+		return target{}, usagef("--server %s and --backend %s contradict each other; give one of them", server, text)
 	}
 	if text == "" {
 		return target{}, usagef("name what to measure: --backend sqlite:FILE, memory: or http://host:port")

@@ -43,7 +43,12 @@ exit code is 1.
 Ctrl-C stops it cleanly and keeps what is done: the next start with the same
 directory goes on from there.`,
 		Example: "  flowfabric demo\n  flowfabric demo ~/src --workers 4\n  flowfabric demo . --fresh",
-		Args:    cobra.MaximumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return &usageError{text: fmt.Sprintf("unexpected argument %q", args[1]), hint: "usage: " + cmd.UseLine()}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runDemo(cmd, o, args)
 		},
@@ -63,7 +68,7 @@ func newDemoWorkerCommand() *cobra.Command {
 		Use:    workerCommandName,
 		Short:  "A worker process of the demo",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return demo.RunWorker(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -72,6 +77,11 @@ func newDemoWorkerCommand() *cobra.Command {
 
 func runDemo(cmd *cobra.Command, o demoOptions, args []string) error {
 	ctx := cmd.Context()
+	for _, name := range []string{"server", "backend", "token-file"} {
+		if flagText(cmd, name) != "" {
+			return usagef("--%s means nothing to the demo, which starts an engine of its own", name)
+		}
+	}
 	dir, err := demoDir(ctx, args)
 	if err != nil {
 		return err
@@ -87,7 +97,7 @@ func runDemo(cmd *cobra.Command, o demoOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	asJSON := cmd.Flags().Lookup("output") != nil && cmd.Flags().Lookup("output").Value.String() == string(outputJSON)
+	asJSON := flagText(cmd, "output") == string(outputJSON)
 	out, events := cmd.OutOrStdout(), cmd.OutOrStdout()
 	if asJSON {
 		events = cmd.ErrOrStderr()

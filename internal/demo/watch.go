@@ -124,7 +124,7 @@ func (w *watch) followReclaims(ctx context.Context) {
 		cursor = answer.NextCursor
 		for _, e := range answer.Events {
 			if told++; told <= shownReclaims {
-				w.Show.Say(fmt.Sprintf("reclaimed %s: %s died, %s takes over", printable(w.executions[e.ExecutionID]), e.PrevWorkerInstanceID, e.WorkerInstanceID))
+				w.Show.Say(fmt.Sprintf("reclaimed %s from %s: %s takes over", printable(w.executions[e.ExecutionID]), e.PrevWorkerInstanceID, e.WorkerInstanceID))
 			}
 		}
 	}
