@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/server/api"
 )
 
 // phaseTimeout bounds each phase of a shutdown.
@@ -17,8 +18,8 @@ const phaseTimeout = 15 * time.Second
 // polls answer early and event streams say goodbye; requests under way finish,
 // and are cut off after 15 s; then the duties end. Phases that overrun are logged
 // and counted. When the whole time runs out the answer is shutdown_timeout. The
-// backend is left open. A second call waits for the first. (Specification 08,
-// section 6.3.)
+// backend is left open, and issues grants again for whoever else uses it in this
+// process. A second call waits for the first. (Specification 08, section 6.3.)
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.stopping
@@ -51,6 +52,7 @@ func (s *Server) shutdown(ctx context.Context, servers []*http.Server, backend f
 			s.log.WarnContext(ctx, "grants not stopped", "error", err)
 		}
 		a.EndWaits()
+		defer s.resumeGrants(a, backend)
 	}
 	var closing sync.WaitGroup
 	for _, srv := range servers {
@@ -72,6 +74,19 @@ func (s *Server) shutdown(ctx context.Context, servers []*http.Server, backend f
 		return flowfabric.NewError(flowfabric.CodeShutdownTimeout, "the server was not idle within %v", s.cfg.ShutdownTimeout).Wrap(err)
 	}
 	return nil
+}
+
+// resumeGrants undoes what the shutdown did to the backend: through this server
+// nobody gets a grant any more, but the backend may have other users.
+func (s *Server) resumeGrants(a *api.API, backend flowfabric.Backend) {
+	if a.Drained() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := backend.SetDraining(ctx, false); err != nil {
+		s.log.DebugContext(ctx, "grants not resumed", "error", err)
+	}
 }
 
 // delay waits while the server is still serving, so that whoever sends it

@@ -143,6 +143,13 @@ func TestNewRequestsAreRefused(t *testing.T) {
 		t.Errorf("headers %v", a.header)
 	}
 	f.call("GET", "/livez", nil).want(200)
+
+	// Others in the process still get work from the backend.
+	r, err := f.store.ClaimTasks(t.Context(), flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "w-1",
+		Lanes: []flowfabric.LaneID{"main"}, MaxTasks: 1, LeaseTTLMs: 30_000})
+	if err != nil || len(r.Tasks) != 1 {
+		t.Errorf("claimed %v, %v", r.Tasks, err)
+	}
 }
 
 func TestShutdownTimeout(t *testing.T) {

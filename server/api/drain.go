@@ -11,6 +11,10 @@ import (
 // SetUnready makes /readyz fail; requests are served on.
 func (a *API) SetUnready() { a.unready.Store(true) }
 
+// Drained reports whether an operator has stopped this process from issuing
+// grants.
+func (a *API) Drained() bool { return a.drained.Load() }
+
 // Refuse answers every further request, probes excepted, with shutting_down and
 // closes its connection.
 func (a *API) Refuse() { a.refusing.Store(true) }

@@ -11,7 +11,13 @@ import (
 const (
 	maxAuthFailures   = 20
 	authFailureWindow = time.Minute
-	maxTracked        = 16_384
+)
+
+// Bounds of what is kept per address or token. Making room leaves enough of it
+// that the next time is far away.
+const (
+	maxTracked  = 16_384
+	keptTracked = maxTracked / 2
 )
 
 // failures counts bearer failures per address and shuts an address out for a
@@ -60,8 +66,8 @@ func (f *failures) note(addr netip.Addr, now time.Time) {
 	}
 }
 
-// forget makes room: entries that say nothing any more go, and, when that is not
-// enough, some others.
+// forget makes room when there is none: entries that say nothing any more go,
+// and, when that is not enough, some others.
 func (f *failures) forget(now time.Time) {
 	if len(f.seen) < maxTracked {
 		return
@@ -72,7 +78,7 @@ func (f *failures) forget(now time.Time) {
 		}
 	}
 	for addr := range f.seen {
-		if len(f.seen) < maxTracked {
+		if len(f.seen) <= keptTracked {
 			return
 		}
 		delete(f.seen, addr)
@@ -127,8 +133,8 @@ func (l *limiter) allow(key string, now time.Time) (time.Duration, bool) {
 	return 0, true
 }
 
-// forget drops buckets that are full again, and some others when that is not
-// enough.
+// forget makes room when there is none: buckets that are full again go, and some
+// others when that is not enough.
 func (l *limiter) forget(now time.Time) {
 	if len(l.buckets) < maxTracked {
 		return
@@ -139,7 +145,7 @@ func (l *limiter) forget(now time.Time) {
 		}
 	}
 	for key := range l.buckets {
-		if len(l.buckets) < maxTracked {
+		if len(l.buckets) <= keptTracked {
 			return
 		}
 		delete(l.buckets, key)

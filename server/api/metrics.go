@@ -48,6 +48,8 @@ type Metrics struct {
 	laneMu sync.RWMutex
 	lanes  map[flowfabric.LaneID]string
 
+	waits, streamOps atomic.Pointer[pool]
+
 	observed  atomic.Bool // an engine reports by itself
 	scannerMu sync.Mutex
 	scanners  map[string]flowfabric.ScannerStatus
@@ -91,7 +93,9 @@ func NewMetrics() *Metrics {
 	}
 	m.registry.MustRegister(m.httpRequests, m.httpDuration, m.scannerCycles, m.scannerDuration, m.scannerRows, m.scannerErrors,
 		m.claimFromGrant, m.claimRequests, m.renewals, m.attempts, m.shutdownTimeouts, m.laneExecutions, m.eligibleAge,
-		m.sseClients, m.storeDuration, m.storeErrors, m.build)
+		m.sseClients, m.storeDuration, m.storeErrors, m.build,
+		poolGauge("ff_waits_in_use", "Waits under way.", &m.waits),
+		poolGauge("ff_stream_ops_in_use", "Stream reads and tails under way.", &m.streamOps))
 	for _, outcome := range []string{"ok", "err"} {
 		m.renewals.WithLabelValues(outcome)
 	}
@@ -115,14 +119,19 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// gaugePools adds the gauges of the pools.
+// gaugePools says whose use the gauges of the pools show.
 func (m *Metrics) gaugePools(waits, streamOps *pool) {
-	m.registry.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ff_waits_in_use", Help: "Waits under way."},
-			func() float64 { return float64(waits.used()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ff_stream_ops_in_use", Help: "Stream reads and tails under way."},
-			func() float64 { return float64(streamOps.used()) }),
-	)
+	m.waits.Store(waits)
+	m.streamOps.Store(streamOps)
+}
+
+func poolGauge(name, help string, p *atomic.Pointer[pool]) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+		if pool := p.Load(); pool != nil {
+			return float64(pool.used())
+		}
+		return 0
+	})
 }
 
 // request counts one answered request.
