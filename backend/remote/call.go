@@ -114,7 +114,7 @@ func (b *Backend) take(ctx context.Context, c call, read func(status int, body [
 		if over := b.over(ctx); over != nil {
 			return a, over
 		}
-		if !c.repeat || n == maxRepeats || !flowfabric.IsRetryable(err) {
+		if !c.repeat || n == maxRepeats || !passing(err) {
 			return a, err
 		}
 		rest, ok := b.rest(n, err)
@@ -151,6 +151,14 @@ func (b *Backend) over(ctx context.Context) error {
 		return flowfabric.NewError(flowfabric.CodeShuttingDown, "the backend is closed")
 	}
 	return nil
+}
+
+// passing reports a fault that a short rest may mend: of the transport, or a
+// limit on calls. A retryable refusal of the operation itself, such as
+// lease_conflict, is the caller's to judge.
+func passing(err error) bool {
+	e := flowfabric.AsError(err)
+	return e != nil && e.Retryable && (e.Class == flowfabric.ClassRetryableTransport || e.Class == flowfabric.ClassCapacity)
 }
 
 func (c call) timeout() time.Duration {

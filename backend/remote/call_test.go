@@ -21,10 +21,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestOpenRefuses(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "absent")
@@ -231,6 +234,10 @@ func TestRepeats(t *testing.T) {
 	b, s = open(t, problem(409, "lease_revoked", "stale_owner", false))
 	if _, err := flowfabric.RenewLease(t.Context(), b, flowfabric.RenewLeaseArgs{ExecutionID: testID, Fence: testFence(&index)}); !flowfabric.IsStaleOwner(err) || len(s.heard) != 1 {
 		t.Errorf("a refusal was repeated: %v, %d calls", err, len(s.heard))
+	}
+	b, s = open(t, problem(409, "lease_conflict", "conflict", true))
+	if _, err := b.GetLane(t.Context(), "l"); !flowfabric.IsRetryable(err) || len(s.heard) != 1 {
+		t.Errorf("a retryable refusal was repeated: %v, %d calls", err, len(s.heard))
 	}
 }
 

@@ -156,25 +156,25 @@ func Open(ctx context.Context, baseURL string, opts ...Option) (*Backend, error)
 	if o.given {
 		b.token = secret{"Bearer " + o.token}
 	}
+	b.closing, b.close = context.WithCancel(context.Background())
 	if o.client == nil {
-		transport := newTransport(o.tls)
+		transport := newTransport(b.closing, o.tls)
 		o.client = &http.Client{Transport: transport}
 		b.idle = transport.CloseIdleConnections
 	}
 	client := *o.client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	b.client = &client
-	b.closing, b.close = context.WithCancel(context.Background())
 	return b, nil
 }
 
 // newTransport is tuned for many concurrent calls to one server: connections are
-// kept, for less than the server keeps them, and nothing is compressed.
-func newTransport(config *tls.Config) *http.Transport {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+// kept, for less than the server keeps them, and nothing is compressed. When
+// closing ends, so do all its connections, also one that comes about only then.
+func newTransport(closing context.Context, config *tls.Config) *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         dialer.DialContext,
+		DialContext:         dialUntil(closing),
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
@@ -185,6 +185,31 @@ func newTransport(config *tls.Config) *http.Transport {
 		WriteBufferSize:     64 << 10,
 		ReadBufferSize:      64 << 10,
 	}
+}
+
+func dialUntil(closing context.Context) func(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(closing, cancel)()
+		c, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &conn{Conn: c, forget: context.AfterFunc(closing, func() { _ = c.Close() })}, nil
+	}
+}
+
+// conn is a connection that ends with its backend.
+type conn struct {
+	net.Conn
+	forget func() bool
+}
+
+func (c *conn) Close() error {
+	c.forget()
+	return c.Conn.Close()
 }
 
 // Close ends the calls under way with shutting_down, as every later one, and

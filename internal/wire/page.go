@@ -56,7 +56,7 @@ func DecodeCursor(list, scope string, query url.Values, cursor string) (position
 		return "", invalidCursor("malformed")
 	}
 	text, err := base64.RawURLEncoding.Strict().DecodeString(cursor[1:])
-	if err != nil {
+	if err != nil || base64.RawURLEncoding.EncodedLen(len(text)) != len(cursor)-1 { // the decoder passes over line ends
 		return "", invalidCursor("malformed")
 	}
 	name, rest, ok := strings.Cut(string(text), "\n")

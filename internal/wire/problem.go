@@ -14,6 +14,9 @@ import (
 	"github.com/flowfabric/flowfabric"
 )
 
+// maxRetryAfterMs is a year: more would not fit a duration.
+const maxRetryAfterMs = 365 * 24 * 3_600_000
+
 // ProblemType is the prefix of a problem's type; the code follows.
 const ProblemType = "urn:flowfabric:error:"
 
@@ -58,7 +61,10 @@ func native(v any) any {
 		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
 			return n
 		}
-		f, _ := v.Float64()
+		f, err := v.Float64()
+		if err != nil { // beyond float64
+			return v.String()
+		}
 		return f
 	case []any:
 		return nativeList(v)
@@ -85,8 +91,8 @@ func nativeList(list []any) any {
 }
 
 // NewProblem makes the document of an error. An error of another type becomes
-// internal, a context's end store_timeout or shutting_down's neighbour
-// store_unavailable; their texts stay inside the process.
+// internal, a context past its deadline store_timeout, a cancelled one
+// store_unavailable; their texts, and every cause, stay inside the process.
 func NewProblem(err error) *Problem {
 	e := flowfabric.AsError(err)
 	switch {
@@ -131,7 +137,7 @@ func (p *Problem) Err() *flowfabric.Error {
 		Retryable:  p.Retryable,
 		Kind:       p.Kind,
 		Message:    p.Detail,
-		RetryAfter: time.Duration(p.RetryAfterMs) * time.Millisecond,
+		RetryAfter: time.Duration(min(max(p.RetryAfterMs, 0), maxRetryAfterMs)) * time.Millisecond,
 	}
 	if len(p.Details) > 0 {
 		e.Details = p.Details
