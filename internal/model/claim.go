@@ -22,11 +22,11 @@ func mint(in *rules.ClaimInput) {
 }
 
 // claim runs a claim rule on one execution and completes the task.
-func (m *Store) claim(id flowfabric.ExecutionID, rule func(e *entry, now flowfabric.Millis) (rules.Claimed, rules.Effects, error)) (task flowfabric.ClaimedExecution, err error) {
+func (m *Store) claim(ctx context.Context, id flowfabric.ExecutionID, rule func(e *entry, now flowfabric.Millis) (rules.Claimed, rules.Effects, error)) (task flowfabric.ClaimedExecution, err error) {
 	if err := rules.ValidateExecutionID(id, m.cfg.Partitions); err != nil {
 		return task, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		e := m.execs[id]
 		if e == nil {
 			return notFound(id)
@@ -48,7 +48,7 @@ func withInput(e *entry, t flowfabric.ClaimedExecution) flowfabric.ClaimedExecut
 }
 
 // ClaimGranted consumes a grant.
-func (m *Store) ClaimGranted(_ context.Context, a flowfabric.ClaimGrantedArgs) (task flowfabric.ClaimedExecution, err error) {
+func (m *Store) ClaimGranted(ctx context.Context, a flowfabric.ClaimGrantedArgs) (task flowfabric.ClaimedExecution, err error) {
 	if err := rules.ValidateClaimGranted(a); err != nil {
 		return task, err
 	}
@@ -59,7 +59,7 @@ func (m *Store) ClaimGranted(_ context.Context, a flowfabric.ClaimGrantedArgs) (
 	in := rules.ClaimInput{GrantID: a.GrantID, LaneID: a.LaneID, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID,
 		Capabilities: caps, LeaseID: a.LeaseID, AttemptID: a.AttemptID, LeaseTTLMs: a.LeaseTTLMs, Expect: a.Expect}
 	mint(&in)
-	return m.claim(a.ExecutionID, func(e *entry, now flowfabric.Millis) (rules.Claimed, rules.Effects, error) {
+	return m.claim(ctx, a.ExecutionID, func(e *entry, now flowfabric.Millis) (rules.Claimed, rules.Effects, error) {
 		scheduled := e.st.Grant != nil && e.st.Grant.IssuedBy == flowfabric.IssuedByScheduler
 		c, fx, err := rules.ClaimGranted(e.st, in, now)
 		if err == nil && fx.Changed {
@@ -70,7 +70,7 @@ func (m *Store) ClaimGranted(_ context.Context, a flowfabric.ClaimGrantedArgs) (
 }
 
 // IssueGrantAndClaim grants and claims one named execution in one step.
-func (m *Store) IssueGrantAndClaim(_ context.Context, a flowfabric.IssueGrantAndClaimArgs) (task flowfabric.ClaimedExecution, err error) {
+func (m *Store) IssueGrantAndClaim(ctx context.Context, a flowfabric.IssueGrantAndClaimArgs) (task flowfabric.ClaimedExecution, err error) {
 	if err := rules.ValidateGrantAndClaim(a); err != nil {
 		return task, err
 	}
@@ -85,7 +85,7 @@ func (m *Store) IssueGrantAndClaim(_ context.Context, a flowfabric.IssueGrantAnd
 		in.IssuedBy = flowfabric.IssuedByDirect
 	}
 	mint(&in)
-	return m.claim(a.ExecutionID, func(e *entry, now flowfabric.Millis) (c rules.Claimed, fx rules.Effects, err error) {
+	return m.claim(ctx, a.ExecutionID, func(e *entry, now flowfabric.Millis) (c rules.Claimed, fx rules.Effects, err error) {
 		if !in.OperatorOverride {
 			if err := m.laneOpen(e.st.Exec.LaneID); err != nil {
 				return c, fx, err
@@ -111,7 +111,7 @@ func (m *Store) laneOpen(id flowfabric.LaneID) error {
 }
 
 // IssueClaimGrant writes a grant for one named execution.
-func (m *Store) IssueClaimGrant(_ context.Context, a flowfabric.IssueClaimGrantArgs) (g flowfabric.Grant, err error) {
+func (m *Store) IssueClaimGrant(ctx context.Context, a flowfabric.IssueClaimGrantArgs) (g flowfabric.Grant, err error) {
 	if err := rules.ValidateIssueClaimGrant(a); err != nil {
 		return g, err
 	}
@@ -125,7 +125,7 @@ func (m *Store) IssueClaimGrant(_ context.Context, a flowfabric.IssueClaimGrantA
 	if in.IssuedBy == "" {
 		in.IssuedBy = flowfabric.IssuedByScheduler
 	}
-	return answer(m, a.ExecutionID, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.Grant, rules.Effects, error) {
+	return answer(ctx, m, a.ExecutionID, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.Grant, rules.Effects, error) {
 		if err := m.laneOpen(a.LaneID); err != nil {
 			return flowfabric.Grant{}, rules.Effects{}, err
 		}
@@ -134,7 +134,7 @@ func (m *Store) IssueClaimGrant(_ context.Context, a flowfabric.IssueClaimGrantA
 }
 
 // IssueReclaimGrant aims a grant at one interrupted execution.
-func (m *Store) IssueReclaimGrant(_ context.Context, a flowfabric.IssueReclaimGrantArgs) (res flowfabric.IssueReclaimGrantResult, err error) {
+func (m *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaimGrantArgs) (res flowfabric.IssueReclaimGrantResult, err error) {
 	if err := rules.ValidateIssueReclaimGrant(a); err != nil {
 		return res, err
 	}
@@ -144,7 +144,7 @@ func (m *Store) IssueReclaimGrant(_ context.Context, a flowfabric.IssueReclaimGr
 	}
 	in := rules.GrantInput{GrantID: newGrantID(), LaneID: a.LaneID, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID,
 		Capabilities: caps, TTLMs: a.GrantTTLMs, IssuedBy: flowfabric.IssuedByOperator}
-	return answer(m, a.ExecutionID, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.IssueReclaimGrantResult, rules.Effects, error) {
+	return answer(ctx, m, a.ExecutionID, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.IssueReclaimGrantResult, rules.Effects, error) {
 		in := in
 		if a.Capabilities == nil {
 			in.Capabilities = m.registered(st.Exec.Namespace, a.WorkerInstanceID, now)
@@ -158,11 +158,11 @@ func (m *Store) IssueReclaimGrant(_ context.Context, a flowfabric.IssueReclaimGr
 }
 
 // ReleaseGrant ends an unused grant at once.
-func (m *Store) ReleaseGrant(_ context.Context, a flowfabric.ReleaseGrantArgs) (released bool, err error) {
+func (m *Store) ReleaseGrant(ctx context.Context, a flowfabric.ReleaseGrantArgs) (released bool, err error) {
 	if err := rules.ValidateReleaseGrant(a); err != nil {
 		return false, err
 	}
-	err = m.change(a.ExecutionID, func(st *rules.State, now flowfabric.Millis) (fx rules.Effects, err error) {
+	err = m.change(ctx, a.ExecutionID, func(st *rules.State, now flowfabric.Millis) (fx rules.Effects, err error) {
 		released, fx = rules.ReleaseGrant(st, a, now)
 		return fx, nil
 	})
@@ -173,7 +173,7 @@ func (m *Store) ReleaseGrant(_ context.Context, a flowfabric.ReleaseGrantArgs) (
 }
 
 // ListEligible returns candidates in claim order.
-func (m *Store) ListEligible(_ context.Context, a flowfabric.ListEligibleArgs) (ids []flowfabric.ExecutionID, err error) {
+func (m *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs) (ids []flowfabric.ExecutionID, err error) {
 	if err := a.LaneID.Validate(); err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (m *Store) ListEligible(_ context.Context, a flowfabric.ListEligibleArgs) (
 	if err != nil {
 		return nil, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		if m.laneOpen(a.LaneID) != nil {
 			return nil
 		}
@@ -251,8 +251,8 @@ func (m *Store) full(lane flowfabric.LaneID, now flowfabric.Millis) bool {
 
 // ClaimCandidates registers the asking worker, lifts labels, and takes what the
 // picker chooses out of the heads of the buckets the worker covers.
-func (m *Store) ClaimCandidates(_ context.Context, a flowfabric.ClaimCandidatesArgs) (res flowfabric.ClaimCandidatesResult, err error) {
-	err = m.do(func(now flowfabric.Millis) error {
+func (m *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidatesArgs) (res flowfabric.ClaimCandidatesResult, err error) {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		if err := m.registerImplicit(&a, now); err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func (m *Store) record(ev flowfabric.Event) *flowfabric.Event {
 }
 
 // ReadFeed reads one batch of a feed; it never waits.
-func (m *Store) ReadFeed(_ context.Context, a flowfabric.ReadFeedArgs) (res flowfabric.ReadFeedResult, err error) {
+func (m *Store) ReadFeed(ctx context.Context, a flowfabric.ReadFeedArgs) (res flowfabric.ReadFeedResult, err error) {
 	switch a.Feed {
 	case flowfabric.FeedCompletions, flowfabric.FeedLeases, flowfabric.FeedSignals, flowfabric.FeedTags:
 	default:
@@ -62,7 +62,7 @@ func (m *Store) ReadFeed(_ context.Context, a flowfabric.ReadFeedArgs) (res flow
 			return res, flowfabric.InvalidInput("partitions", "%d, the deployment has %d", p, m.cfg.Partitions.NumFlowPartitions)
 		}
 	}
-	err = m.do(func(flowfabric.Millis) error {
+	err = m.do(ctx, func(flowfabric.Millis) error {
 		log := m.logs[a.Feed]
 		if log == nil {
 			log = &feedLog{}
@@ -164,8 +164,8 @@ func passes(ev *flowfabric.Event, f *flowfabric.FeedFilter) bool {
 }
 
 // TrimFeeds lets go of events older than the retention.
-func (m *Store) TrimFeeds(context.Context) (res flowfabric.SweepResult, err error) {
-	err = m.do(func(now flowfabric.Millis) error {
+func (m *Store) TrimFeeds(ctx context.Context) (res flowfabric.SweepResult, err error) {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		for _, log := range m.logs {
 			for _, ev := range log.events {
 				if ev.At <= now-flowfabric.FeedRetentionMs && ev.Seq > log.floors[ev.Partition] {

@@ -27,13 +27,13 @@ func (m *Store) laneFor(id flowfabric.LaneID, now flowfabric.Millis) (*flowfabri
 }
 
 // DeclareLanes makes lanes that do not exist yet.
-func (m *Store) DeclareLanes(_ context.Context, lanes []flowfabric.LaneID) error {
+func (m *Store) DeclareLanes(ctx context.Context, lanes []flowfabric.LaneID) error {
 	for _, id := range lanes {
 		if err := id.Validate(); err != nil {
 			return err
 		}
 	}
-	return m.do(func(now flowfabric.Millis) error {
+	return m.do(ctx, func(now flowfabric.Millis) error {
 		for _, id := range lanes {
 			if m.lanes[id] == nil {
 				l := rules.NewLane(id, now)
@@ -69,11 +69,11 @@ func (m *Store) status(l *flowfabric.Lane, now flowfabric.Millis) flowfabric.Lan
 }
 
 // GetLane returns a lane with its counts.
-func (m *Store) GetLane(_ context.Context, id flowfabric.LaneID) (st flowfabric.LaneStatus, err error) {
+func (m *Store) GetLane(ctx context.Context, id flowfabric.LaneID) (st flowfabric.LaneStatus, err error) {
 	if err := id.Validate(); err != nil {
 		return st, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		l := m.lanes[id]
 		if l == nil {
 			return laneNotFound(id)
@@ -85,13 +85,13 @@ func (m *Store) GetLane(_ context.Context, id flowfabric.LaneID) (st flowfabric.
 }
 
 // ListLanes returns lanes ordered by id.
-func (m *Store) ListLanes(_ context.Context, a flowfabric.ListLanesArgs) (res flowfabric.ListLanesResult, err error) {
+func (m *Store) ListLanes(ctx context.Context, a flowfabric.ListLanesArgs) (res flowfabric.ListLanesResult, err error) {
 	limit, err := limitOf(a.Limit, flowfabric.DefaultListLimit, flowfabric.MaxListLimit)
 	if err != nil {
 		return res, err
 	}
 	res.Lanes = []flowfabric.LaneStatus{}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		for _, id := range slices.Sorted(maps.Keys(m.lanes)) {
 			if id <= a.After {
 				continue
@@ -108,11 +108,11 @@ func (m *Store) ListLanes(_ context.Context, a flowfabric.ListLanesArgs) (res fl
 }
 
 // UpdateLane changes a lane's settings.
-func (m *Store) UpdateLane(_ context.Context, a flowfabric.UpdateLaneArgs) (out flowfabric.Lane, err error) {
+func (m *Store) UpdateLane(ctx context.Context, a flowfabric.UpdateLaneArgs) (out flowfabric.Lane, err error) {
 	if err := rules.ValidateUpdateLane(a); err != nil {
 		return out, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		l := m.lanes[a.LaneID]
 		if l == nil {
 			if a.ExpectedRevision != nil || m.cfg.StrictLanes {
@@ -140,11 +140,11 @@ func (m *Store) wakeLane(id flowfabric.LaneID) {
 }
 
 // SetLaneState moves a lane to another state, and its members with it.
-func (m *Store) SetLaneState(_ context.Context, a flowfabric.SetLaneStateArgs) (out flowfabric.SetLaneStateResult, err error) {
+func (m *Store) SetLaneState(ctx context.Context, a flowfabric.SetLaneStateArgs) (out flowfabric.SetLaneStateResult, err error) {
 	if err := rules.ValidateSetLaneState(a); err != nil {
 		return out, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		l := m.lanes[a.LaneID]
 		if l == nil {
 			if m.cfg.StrictLanes {
@@ -187,11 +187,11 @@ func (m *Store) sweepLane(id flowfabric.LaneID, now flowfabric.Millis) (moved in
 }
 
 // DeleteLane removes a disabled lane without non-terminal executions.
-func (m *Store) DeleteLane(_ context.Context, id flowfabric.LaneID) (gone bool, err error) {
+func (m *Store) DeleteLane(ctx context.Context, id flowfabric.LaneID) (gone bool, err error) {
 	if err := id.Validate(); err != nil {
 		return false, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		l := m.lanes[id]
 		if l == nil {
 			return nil
@@ -215,9 +215,9 @@ func (m *Store) DeleteLane(_ context.Context, id flowfabric.LaneID) (gone bool, 
 }
 
 // LaneWeights returns all lanes.
-func (m *Store) LaneWeights(context.Context) (map[flowfabric.LaneID]flowfabric.Lane, error) {
+func (m *Store) LaneWeights(ctx context.Context) (map[flowfabric.LaneID]flowfabric.Lane, error) {
 	out := make(map[flowfabric.LaneID]flowfabric.Lane)
-	err := m.do(func(flowfabric.Millis) error {
+	err := m.do(ctx, func(flowfabric.Millis) error {
 		for id, l := range m.lanes {
 			out[id] = *l
 		}

@@ -11,28 +11,28 @@ import (
 
 // RenewLeases renews a batch, each item on its own.
 func (m *Store) RenewLeases(ctx context.Context, items []flowfabric.RenewLeaseArgs) ([]flowfabric.Item[flowfabric.RenewLeaseResult], error) {
-	if err := checkBatch(len(items)); err != nil {
+	if err := checkBatch(ctx, len(items)); err != nil {
 		return nil, err
 	}
 	out := make([]flowfabric.Item[flowfabric.RenewLeaseResult], len(items))
 	for i, a := range items {
-		out[i].Result, out[i].Err = answer(m, a.ExecutionID, rules.ValidateRenew(a), func(st *rules.State, now flowfabric.Millis) (flowfabric.RenewLeaseResult, rules.Effects, error) {
+		out[i].Result, out[i].Err = answer(ctx, m, a.ExecutionID, rules.ValidateRenew(a), func(st *rules.State, now flowfabric.Millis) (flowfabric.RenewLeaseResult, rules.Effects, error) {
 			return rules.Renew(st, a, now)
 		})
 	}
-	return out, ctx.Err()
+	return out, nil
 }
 
 // RevokeLease takes a lease away without ending the execution.
-func (m *Store) RevokeLease(_ context.Context, a flowfabric.RevokeLeaseArgs) (flowfabric.RevokeLeaseResult, error) {
-	return answer(m, a.ExecutionID, rules.ValidateRevoke(a), func(st *rules.State, now flowfabric.Millis) (flowfabric.RevokeLeaseResult, rules.Effects, error) {
+func (m *Store) RevokeLease(ctx context.Context, a flowfabric.RevokeLeaseArgs) (flowfabric.RevokeLeaseResult, error) {
+	return answer(ctx, m, a.ExecutionID, rules.ValidateRevoke(a), func(st *rules.State, now flowfabric.Millis) (flowfabric.RevokeLeaseResult, rules.Effects, error) {
 		return rules.Revoke(st, a, now)
 	})
 }
 
 // ReleaseReclaimHold reports whether a hold was there.
-func (m *Store) ReleaseReclaimHold(_ context.Context, id flowfabric.ExecutionID) (released bool, err error) {
-	err = m.change(id, func(st *rules.State, now flowfabric.Millis) (fx rules.Effects, err error) {
+func (m *Store) ReleaseReclaimHold(ctx context.Context, id flowfabric.ExecutionID) (released bool, err error) {
+	err = m.change(ctx, id, func(st *rules.State, now flowfabric.Millis) (fx rules.Effects, err error) {
 		released, fx = rules.ReleaseHold(st, now)
 		return fx, nil
 	})
@@ -40,8 +40,8 @@ func (m *Store) ReleaseReclaimHold(_ context.Context, id flowfabric.ExecutionID)
 }
 
 // GetLease returns the lease record.
-func (m *Store) GetLease(_ context.Context, id flowfabric.ExecutionID) (l *flowfabric.Lease, err error) {
-	err = m.found(id, func(e *entry) (err error) {
+func (m *Store) GetLease(ctx context.Context, id flowfabric.ExecutionID) (l *flowfabric.Lease, err error) {
+	err = m.found(ctx, id, func(e *entry) (err error) {
 		l, err = rules.GetLease(e.st, m.cfg.Clock())
 		return err
 	})
@@ -50,13 +50,13 @@ func (m *Store) GetLease(_ context.Context, id flowfabric.ExecutionID) (l *flowf
 
 // GetLeaseHistory returns the retained lease events of an execution, oldest
 // first.
-func (m *Store) GetLeaseHistory(_ context.Context, a flowfabric.LeaseHistoryArgs) (res flowfabric.LeaseHistoryResult, err error) {
+func (m *Store) GetLeaseHistory(ctx context.Context, a flowfabric.LeaseHistoryArgs) (res flowfabric.LeaseHistoryResult, err error) {
 	limit, err := limitOf(a.Limit, flowfabric.DefaultListLimit, flowfabric.MaxListLimit)
 	if err != nil {
 		return res, err
 	}
 	res.Events = []flowfabric.Event{}
-	err = m.found(a.ExecutionID, func(*entry) error {
+	err = m.found(ctx, a.ExecutionID, func(*entry) error {
 		log := m.logs[flowfabric.FeedLeases]
 		if log == nil {
 			return nil
@@ -77,7 +77,7 @@ func (m *Store) GetLeaseHistory(_ context.Context, a flowfabric.LeaseHistoryArgs
 }
 
 // ListWorkerLeases lists what an instance holds now.
-func (m *Store) ListWorkerLeases(_ context.Context, a flowfabric.ListWorkerLeasesArgs) (res flowfabric.ListWorkerLeasesResult, err error) {
+func (m *Store) ListWorkerLeases(ctx context.Context, a flowfabric.ListWorkerLeasesArgs) (res flowfabric.ListWorkerLeasesResult, err error) {
 	if err := a.WorkerInstanceID.Validate(); err != nil {
 		return res, err
 	}
@@ -91,7 +91,7 @@ func (m *Store) ListWorkerLeases(_ context.Context, a flowfabric.ListWorkerLease
 		}
 	}
 	res.Tasks = []flowfabric.ClaimedExecution{}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		held := m.all(func(e *entry) bool {
 			return rules.Place(e.st, now).Holder == a.WorkerInstanceID && visible(e.st.Exec.Namespace, a.Namespace, a.Namespaces)
 		}, byPlace)
@@ -114,7 +114,7 @@ func (m *Store) ListWorkerLeases(_ context.Context, a flowfabric.ListWorkerLease
 }
 
 // ListExpiredLeases pages over lapsed leases, one range of partitions a page.
-func (m *Store) ListExpiredLeases(_ context.Context, a flowfabric.ListExpiredLeasesArgs) (res flowfabric.ListExpiredLeasesResult, err error) {
+func (m *Store) ListExpiredLeases(ctx context.Context, a flowfabric.ListExpiredLeasesArgs) (res flowfabric.ListExpiredLeasesResult, err error) {
 	limit, err := limitOf(a.Limit, flowfabric.DefaultExpiredLeases, flowfabric.MaxExpiredLeasesLimit)
 	if err != nil {
 		return res, err
@@ -140,7 +140,7 @@ func (m *Store) ListExpiredLeases(_ context.Context, a flowfabric.ListExpiredLea
 		}
 	}
 	res.Leases = []flowfabric.ExpiredLease{}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		asOf := a.AsOf
 		if asOf == 0 {
 			asOf = now

@@ -49,6 +49,7 @@ type Store struct {
 	logs     map[flowfabric.Feed]*feedLog
 	watchers map[int]func([]flowfabric.WakeEvent)
 	nextID   int
+	closed   bool
 	wake     []flowfabric.WakeEvent // of the operation under way
 }
 
@@ -125,9 +126,24 @@ func (m *Store) Watch(handle func([]flowfabric.WakeEvent)) (stop func()) {
 	}
 }
 
-// do runs one operation alone, and tells the watchers afterwards.
-func (m *Store) do(op func(now flowfabric.Millis) error) error {
+// Close makes every later operation fail. It is idempotent.
+func (m *Store) Close() error {
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	return nil
+}
+
+// do runs one operation alone, and tells the watchers afterwards.
+func (m *Store) do(ctx context.Context, op func(now flowfabric.Millis) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "the store is closed")
+	}
 	m.wake = nil
 	err := op(m.cfg.Clock())
 	events := m.wake
@@ -145,20 +161,20 @@ func (m *Store) do(op func(now flowfabric.Millis) error) error {
 }
 
 // read runs a question about one execution; e is nil when there is none.
-func (m *Store) read(id flowfabric.ExecutionID, ask func(e *entry) error) error {
+func (m *Store) read(ctx context.Context, id flowfabric.ExecutionID, ask func(e *entry) error) error {
 	if err := rules.ValidateExecutionID(id, m.cfg.Partitions); err != nil {
 		return err
 	}
-	return m.do(func(flowfabric.Millis) error { return ask(m.execs[id]) })
+	return m.do(ctx, func(flowfabric.Millis) error { return ask(m.execs[id]) })
 }
 
 // change runs a rule on one execution and keeps its effects, also those of a
 // refusal.
-func (m *Store) change(id flowfabric.ExecutionID, rule func(st *rules.State, now flowfabric.Millis) (rules.Effects, error)) error {
+func (m *Store) change(ctx context.Context, id flowfabric.ExecutionID, rule func(st *rules.State, now flowfabric.Millis) (rules.Effects, error)) error {
 	if err := rules.ValidateExecutionID(id, m.cfg.Partitions); err != nil {
 		return err
 	}
-	return m.do(func(now flowfabric.Millis) error {
+	return m.do(ctx, func(now flowfabric.Millis) error {
 		e := m.execs[id]
 		if e == nil {
 			return notFound(id)
@@ -266,8 +282,11 @@ func limitOf(n, standard, most int) (int, error) {
 	return n, nil
 }
 
-// checkBatch refuses empty batches and those of more than 100 items.
-func checkBatch(n int) error {
+// checkBatch refuses batches that are empty, of more than 100 items, or given up.
+func checkBatch(ctx context.Context, n int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if n == 0 {
 		return flowfabric.InvalidInput("items", "the batch is empty")
 	}

@@ -2,6 +2,8 @@ package model_test
 
 import (
 	"context"
+	"errors"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/flowfabric/flowfabric"
@@ -16,10 +18,13 @@ type backend struct {
 	flowfabric.Scheduling
 	flowfabric.Waits
 	flowfabric.Administration
-	eng *engine.Engine
+	eng   *engine.Engine
+	model *model.Store
 }
 
-func (b *backend) Close() error { return b.eng.Close() }
+func (b *backend) Close() error {
+	return errors.Join(b.eng.Close(), b.model.Close())
+}
 
 // ReadFeed is the engine's, which waits.
 func (b *backend) ReadFeed(ctx context.Context, a flowfabric.ReadFeedArgs) (flowfabric.ReadFeedResult, error) {
@@ -29,7 +34,7 @@ func (b *backend) ReadFeed(ctx context.Context, a flowfabric.ReadFeedArgs) (flow
 func open(t *testing.T, o backendtest.Options) backendtest.Harness {
 	t.Helper()
 	clk := backendtest.NewClock()
-	cfg := model.Config{Clock: clk.NowMillis, Feeds: o.Feeds, StrictLanes: o.StrictLanes, Partitions: flowfabric.DefaultPartitionConfig()}
+	cfg := model.Config{Clock: clk.NowMillis, Feeds: o.Feeds, StrictLanes: o.StrictLanes, Rand: rand.Int64N, Partitions: flowfabric.DefaultPartitionConfig()}
 	if o.FlowPartitions > 0 {
 		cfg.Partitions.NumFlowPartitions = o.FlowPartitions
 	}
@@ -41,7 +46,7 @@ func open(t *testing.T, o backendtest.Options) backendtest.Harness {
 	if err := eng.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b := &backend{Store: m, Scheduling: eng, Waits: eng, Administration: eng, eng: eng}
+	b := &backend{Store: m, Scheduling: eng, Waits: eng, Administration: eng, eng: eng, model: m}
 	t.Cleanup(func() { _ = b.Close() })
 	return backendtest.Harness{Backend: b, Store: m, Clock: clk,
 		With: func(t *testing.T, o backendtest.Options) backendtest.Harness { return open(t, o) }}

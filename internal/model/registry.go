@@ -20,11 +20,11 @@ type workerKey struct {
 func split(s string) iter.Seq[string] { return strings.SplitSeq(s, ",") }
 
 // RegisterWorker registers or refreshes a worker process.
-func (m *Store) RegisterWorker(_ context.Context, a flowfabric.RegisterWorkerArgs) (res flowfabric.RegisterWorkerResult, err error) {
+func (m *Store) RegisterWorker(ctx context.Context, a flowfabric.RegisterWorkerArgs) (res flowfabric.RegisterWorkerResult, err error) {
 	if err := rules.ValidateRegister(&a); err != nil {
 		return res, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		key := workerKey{a.Namespace, a.WorkerInstanceID}
 		w, outcome, err := rules.Register(m.workers[key], a, now)
 		if err != nil {
@@ -96,11 +96,11 @@ func (m *Store) registered(ns flowfabric.Namespace, instance flowfabric.WorkerIn
 }
 
 // HeartbeatWorker keeps a live registration alive.
-func (m *Store) HeartbeatWorker(_ context.Context, a flowfabric.HeartbeatWorkerArgs) (res flowfabric.HeartbeatWorkerResult, err error) {
+func (m *Store) HeartbeatWorker(ctx context.Context, a flowfabric.HeartbeatWorkerArgs) (res flowfabric.HeartbeatWorkerResult, err error) {
 	if err := rules.ValidateHeartbeat(a); err != nil {
 		return res, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		key := workerKey{a.Namespace, a.WorkerInstanceID}
 		w, out := rules.Heartbeat(m.workers[key], a, now)
 		res = out
@@ -118,7 +118,7 @@ func (m *Store) MarkWorkerDead(ctx context.Context, a flowfabric.MarkWorkerDeadA
 	if err := rules.ValidateMarkWorkerDead(a); err != nil {
 		return res, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		key := workerKey{a.Namespace, a.WorkerInstanceID}
 		res.Marked = rules.Alive(m.workers[key], now)
 		delete(m.workers, key)
@@ -150,14 +150,14 @@ func (m *Store) DeregisterWorker(ctx context.Context, a flowfabric.MarkWorkerDea
 }
 
 // GetWorker returns a live registration, nil when there is none.
-func (m *Store) GetWorker(_ context.Context, ns flowfabric.Namespace, instance flowfabric.WorkerInstanceID) (w *flowfabric.WorkerRegistration, err error) {
+func (m *Store) GetWorker(ctx context.Context, ns flowfabric.Namespace, instance flowfabric.WorkerInstanceID) (w *flowfabric.WorkerRegistration, err error) {
 	if err := ns.ValidateForWorker(); err != nil {
 		return nil, err
 	}
 	if err := instance.Validate(); err != nil {
 		return nil, err
 	}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		if known := m.workers[workerKey{ns, instance}]; rules.Alive(known, now) {
 			found := *known
 			w = &found
@@ -168,14 +168,14 @@ func (m *Store) GetWorker(_ context.Context, ns flowfabric.Namespace, instance f
 }
 
 // ListWorkers lists live registrations by (namespace, instance).
-func (m *Store) ListWorkers(_ context.Context, a flowfabric.ListWorkersArgs) (res flowfabric.ListWorkersResult, err error) {
+func (m *Store) ListWorkers(ctx context.Context, a flowfabric.ListWorkersArgs) (res flowfabric.ListWorkersResult, err error) {
 	limit, err := limitOf(a.Limit, flowfabric.DefaultWorkersLimit, flowfabric.MaxWorkersLimit)
 	if err != nil {
 		return res, err
 	}
 	res.Workers = []flowfabric.WorkerRegistration{}
 	after := flowfabric.WorkerRegistration{Namespace: a.AfterNamespace, WorkerInstanceID: a.AfterInstanceID}
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		for _, w := range m.workers {
 			if !rules.Alive(w, now) || a.Namespace != "" && w.Namespace != a.Namespace || a.Namespaces != nil && !slices.Contains(a.Namespaces, w.Namespace) ||
 				a.LaneID != "" && !slices.Contains(w.Lanes, a.LaneID) || byWorker(*w, after) <= 0 {
@@ -197,8 +197,8 @@ func byWorker(a, b flowfabric.WorkerRegistration) int {
 }
 
 // ExplainRouting says which live workers could run the execution.
-func (m *Store) ExplainRouting(_ context.Context, id flowfabric.ExecutionID) (out *flowfabric.RoutingExplanation, err error) {
-	err = m.found(id, func(e *entry) error {
+func (m *Store) ExplainRouting(ctx context.Context, id flowfabric.ExecutionID) (out *flowfabric.RoutingExplanation, err error) {
+	err = m.found(ctx, id, func(e *entry) error {
 		now := m.cfg.Clock()
 		x, label := &e.st.Exec, m.labels[bucketOf(e)]
 		out = &flowfabric.RoutingExplanation{ExecutionID: id, LaneID: x.LaneID, Namespace: x.Namespace,

@@ -12,8 +12,8 @@ import (
 const tickLimit = 200
 
 // MarkLeaseExpiredIfDue makes a lapse visible.
-func (m *Store) MarkLeaseExpiredIfDue(_ context.Context, id flowfabric.ExecutionID) (flowfabric.MarkLeaseExpiredResult, error) {
-	res, err := answer(m, id, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.MarkLeaseExpiredResult, rules.Effects, error) {
+func (m *Store) MarkLeaseExpiredIfDue(ctx context.Context, id flowfabric.ExecutionID) (flowfabric.MarkLeaseExpiredResult, error) {
+	res, err := answer(ctx, m, id, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.MarkLeaseExpiredResult, rules.Effects, error) {
 		res, fx := rules.MarkLeaseExpired(st, now)
 		return res, fx, nil
 	})
@@ -24,19 +24,19 @@ func (m *Store) MarkLeaseExpiredIfDue(_ context.Context, id flowfabric.Execution
 }
 
 // PromoteDelayed makes a delayed execution eligible when its time has come.
-func (m *Store) PromoteDelayed(_ context.Context, id flowfabric.ExecutionID) (flowfabric.UpkeepOutcome, error) {
-	return m.duty(id, rules.PromoteDelayed)
+func (m *Store) PromoteDelayed(ctx context.Context, id flowfabric.ExecutionID) (flowfabric.UpkeepOutcome, error) {
+	return m.duty(ctx, id, rules.PromoteDelayed)
 }
 
 // ExpireExecution acts on a passed attempt timeout or execution deadline.
-func (m *Store) ExpireExecution(_ context.Context, id flowfabric.ExecutionID, reason flowfabric.ExpireReason) (flowfabric.UpkeepOutcome, error) {
-	return m.duty(id, func(st *rules.State, now flowfabric.Millis) (flowfabric.UpkeepOutcome, rules.Effects) {
+func (m *Store) ExpireExecution(ctx context.Context, id flowfabric.ExecutionID, reason flowfabric.ExpireReason) (flowfabric.UpkeepOutcome, error) {
+	return m.duty(ctx, id, func(st *rules.State, now flowfabric.Millis) (flowfabric.UpkeepOutcome, rules.Effects) {
 		return rules.Expire(st, reason, now, m.cfg.Rand)
 	})
 }
 
-func (m *Store) duty(id flowfabric.ExecutionID, rule func(*rules.State, flowfabric.Millis) (flowfabric.UpkeepOutcome, rules.Effects)) (flowfabric.UpkeepOutcome, error) {
-	out, err := answer(m, id, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.UpkeepOutcome, rules.Effects, error) {
+func (m *Store) duty(ctx context.Context, id flowfabric.ExecutionID, rule func(*rules.State, flowfabric.Millis) (flowfabric.UpkeepOutcome, rules.Effects)) (flowfabric.UpkeepOutcome, error) {
+	out, err := answer(ctx, m, id, nil, func(st *rules.State, now flowfabric.Millis) (flowfabric.UpkeepOutcome, rules.Effects, error) {
 		out, fx := rule(st, now)
 		return out, fx, nil
 	})
@@ -47,8 +47,8 @@ func (m *Store) duty(id flowfabric.ExecutionID, rule func(*rules.State, flowfabr
 }
 
 // Purge deletes an ended execution whose retention has passed.
-func (m *Store) Purge(_ context.Context, id flowfabric.ExecutionID) (out flowfabric.UpkeepOutcome, err error) {
-	err = m.read(id, func(e *entry) error {
+func (m *Store) Purge(ctx context.Context, id flowfabric.ExecutionID) (out flowfabric.UpkeepOutcome, err error) {
+	err = m.read(ctx, id, func(e *entry) error {
 		switch {
 		case e == nil:
 			out = flowfabric.UpkeepCleaned
@@ -64,13 +64,13 @@ func (m *Store) Purge(_ context.Context, id flowfabric.ExecutionID) (out flowfab
 }
 
 // Tick acts on what is due, in order of due time.
-func (m *Store) Tick(_ context.Context, a flowfabric.TickArgs) (res flowfabric.TickResult, err error) {
+func (m *Store) Tick(ctx context.Context, a flowfabric.TickArgs) (res flowfabric.TickResult, err error) {
 	limit := a.Limit
 	if limit <= 0 {
 		limit = tickLimit
 	}
 	res.Duties = make(map[string]int)
-	err = m.do(func(now flowfabric.Millis) error {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		dueAt := func(e *entry) flowfabric.Millis { return rules.Place(e.st, now).DueAt }
 		due := m.all(func(e *entry) bool { return dueAt(e) != 0 && dueAt(e) <= now }, func(a, b *entry) int {
 			return cmp.Or(cmp.Compare(dueAt(a), dueAt(b)), byID(a, b))
@@ -114,7 +114,7 @@ func (m *Store) runDuties(e *entry, res *flowfabric.TickResult, now flowfabric.M
 
 // Reconcile finds nothing to repair: the model has no indexes. Records that
 // break a validity rule are reported.
-func (m *Store) Reconcile(_ context.Context, a flowfabric.ReconcileArgs) (res flowfabric.ReconcileResult, err error) {
+func (m *Store) Reconcile(ctx context.Context, a flowfabric.ReconcileArgs) (res flowfabric.ReconcileResult, err error) {
 	if int(a.Partition) >= m.cfg.Partitions.NumFlowPartitions {
 		return res, flowfabric.InvalidInput("partition", "is %d, the deployment has %d", a.Partition, m.cfg.Partitions.NumFlowPartitions)
 	}
@@ -122,7 +122,7 @@ func (m *Store) Reconcile(_ context.Context, a flowfabric.ReconcileArgs) (res fl
 	if limit <= 0 {
 		limit = 100
 	}
-	err = m.do(func(flowfabric.Millis) error {
+	err = m.do(ctx, func(flowfabric.Millis) error {
 		members := m.all(func(e *entry) bool {
 			id := e.st.Exec.ExecutionID
 			return id.Partition() == a.Partition && id > a.Cursor
@@ -144,8 +144,8 @@ func (m *Store) Reconcile(_ context.Context, a flowfabric.ReconcileArgs) (res fl
 
 // SweepRouteLabels compares the labels of all non-empty buckets with the
 // registry, in both directions.
-func (m *Store) SweepRouteLabels(context.Context) (res flowfabric.SweepResult, err error) {
-	err = m.do(func(now flowfabric.Millis) error {
+func (m *Store) SweepRouteLabels(ctx context.Context) (res flowfabric.SweepResult, err error) {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		for b := range maps.Clone(m.labels) {
 			if m.labels[b].UncoveredSince != 0 && m.coveredByAny(b, now) {
 				m.lift(b, now)
@@ -165,8 +165,8 @@ func (m *Store) SweepRouteLabels(context.Context) (res flowfabric.SweepResult, e
 }
 
 // SweepLanes moves members of lanes that were disabled or enabled.
-func (m *Store) SweepLanes(context.Context) (res flowfabric.SweepResult, err error) {
-	err = m.do(func(now flowfabric.Millis) error {
+func (m *Store) SweepLanes(ctx context.Context) (res flowfabric.SweepResult, err error) {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		for id := range m.lanes {
 			res.Rows += m.sweepLane(id, now)
 		}
@@ -176,8 +176,8 @@ func (m *Store) SweepLanes(context.Context) (res flowfabric.SweepResult, err err
 }
 
 // SweepWorkers deletes registrations past their TTL.
-func (m *Store) SweepWorkers(context.Context) (res flowfabric.SweepResult, err error) {
-	err = m.do(func(now flowfabric.Millis) error {
+func (m *Store) SweepWorkers(ctx context.Context) (res flowfabric.SweepResult, err error) {
+	err = m.do(ctx, func(now flowfabric.Millis) error {
 		for k, w := range m.workers {
 			if !rules.Alive(w, now) {
 				delete(m.workers, k)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"strconv"
+	"sync"
 
 	"github.com/flowfabric/flowfabric"
 )
@@ -167,16 +168,62 @@ func clampPriority(n int64) int32 {
 
 var emptyPolicyJSON = []byte("{}")
 
-// readPolicy parses a policy and returns it with its canonical text.
+// readPolicy parses a policy and returns it with its canonical text. Both may be
+// shared with other executions and are never written to.
 func readPolicy(raw json.RawMessage) (*flowfabric.Policy, []byte, error) {
 	if len(raw) == 0 || string(raw) == "{}" || string(raw) == "null" {
 		return defaultPolicy, emptyPolicyJSON, nil
+	}
+	if known, ok := policies.find(raw); ok {
+		return known.policy, known.text, nil
 	}
 	p, err := flowfabric.ParsePolicy(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	return p, p.JSON(), nil
+	text := p.JSON()
+	policies.keep(raw, parsedPolicy{p, text})
+	return p, text, nil
+}
+
+// policies remembers policies read before: most creates of a deployment carry
+// one of a few documents.
+var policies policyCache
+
+const (
+	maxCachedPolicies    = 512
+	maxCachedPolicyBytes = 4096
+)
+
+type parsedPolicy struct {
+	policy *flowfabric.Policy
+	text   []byte
+}
+
+// policyCache keeps parsed policies by the document as given. When it is full it
+// starts anew.
+type policyCache struct {
+	mu    sync.RWMutex
+	known map[string]parsedPolicy
+}
+
+func (c *policyCache) find(raw []byte) (parsedPolicy, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	p, ok := c.known[string(raw)]
+	return p, ok
+}
+
+func (c *policyCache) keep(raw []byte, p parsedPolicy) {
+	if len(raw) > maxCachedPolicyBytes {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil || len(c.known) == maxCachedPolicies {
+		c.known = make(map[string]parsedPolicy)
+	}
+	c.known[string(raw)] = p
 }
 
 // displaceDeadline takes the duration of the deadline out of the frozen policy
