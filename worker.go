@@ -227,7 +227,7 @@ type Worker struct {
 	uncertain atomic.Bool
 	running   atomic.Int32 // handlers
 	changed   chan struct{}
-	adoption  sync.Mutex
+	adoption  chan struct{} // of one slot: held while lost claims are looked up
 
 	mu       sync.Mutex
 	leases   map[LeaseID]*Task     // in hand; nil while a claim is under way
@@ -268,6 +268,7 @@ func NewWorker(ctx context.Context, backend Backend, config WorkerConfig) (*Work
 		clock:    config.Clock,
 		permits:  newPermits(config.MaxConcurrentTasks),
 		changed:  make(chan struct{}, 1),
+		adoption: make(chan struct{}, 1),
 		closed:   make(chan struct{}),
 		leases:   make(map[LeaseID]*Task),
 		left:     make(map[LeaseID]time.Time),

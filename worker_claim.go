@@ -265,8 +265,12 @@ func (w *Worker) giveUp(ctx context.Context, c ClaimedExecution) {
 // up to n and revokes the rest, unless another claim is under way, whose leases
 // they may be; then the next claim looks again.
 func (w *Worker) adopt(ctx, parent context.Context, n int, managed bool) ([]*Task, error) {
-	w.adoption.Lock()
-	defer w.adoption.Unlock()
+	select { // one at a time
+	case w.adoption <- struct{}{}:
+		defer func() { <-w.adoption }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	if !w.uncertain.Load() {
 		return nil, nil
 	}
