@@ -56,6 +56,12 @@ func (c PartitionConfig) FlowPartition(flow FlowID) uint16 {
 	return crc16(0, f[:]) % uint16(c.NumFlowPartitions)
 }
 
+// LanePartition returns CRC16(lane bytes) mod NumFlowPartitions: the partition a
+// lane is counted to when collisions of lanes are looked for.
+func (c PartitionConfig) LanePartition(lane LaneID) uint16 {
+	return crc16(0, []byte(lane)) % uint16(c.NumFlowPartitions)
+}
+
 // NewExecutionID mints an identifier for a standalone execution on a lane. The
 // UUID is time-ordered (version 7), so that identifiers of one partition sort
 // by age.

@@ -14,7 +14,7 @@ func NewCollisionsResponse(lanes []flowfabric.LaneID, partitions int) Collisions
 	out := CollisionsResponse{NumFlowPartitions: partitions, Lanes: make([]LaneCollision, len(lanes)), Severity: "clean"}
 	sharing := make(map[uint16][]flowfabric.LaneID, len(lanes))
 	for i, lane := range lanes {
-		p := uint16(int(crc16(lane)) % partitions)
+		p := flowfabric.PartitionConfig{NumFlowPartitions: partitions}.LanePartition(lane)
 		out.Lanes[i] = LaneCollision{LaneID: lane, Partition: p, Companions: []flowfabric.LaneID{}}
 		sharing[p] = append(sharing[p], lane)
 	}
@@ -45,20 +45,4 @@ func NewCollisionsResponse(lanes []flowfabric.LaneID, partitions int) Collisions
 		out.Severity = "watch"
 	}
 	return out
-}
-
-// crc16 is CRC16/XMODEM: polynomial 0x1021, initial value 0.
-func crc16(lane flowfabric.LaneID) uint16 {
-	var crc uint16
-	for i := 0; i < len(lane); i++ {
-		crc ^= uint16(lane[i]) << 8
-		for range 8 {
-			carry := crc&0x8000 != 0
-			crc <<= 1
-			if carry {
-				crc ^= 0x1021
-			}
-		}
-	}
-	return crc
 }

@@ -257,6 +257,12 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	if err != nil {
 		return nil, err
 	}
+	if s.grants.due(s.Now()) {
+		// A scan that meets a lapsed grant treats it as absent at once.
+		if err := s.write(ctx, func(tx *Tx) error { return tx.lapseGrants() }); err != nil {
+			return nil, err
+		}
+	}
 	s.pub.RLock()
 	disabled := s.pub.lanes[a.LaneID].State == flowfabric.LaneDisabled
 	s.pub.RUnlock()

@@ -1,6 +1,8 @@
 package sqlstore
 
 import (
+	"sync"
+
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
 )
@@ -8,7 +10,10 @@ import (
 // liveGrants is the writer's list of grants that have not been acted upon: so a
 // claim treats a lapsed grant as absent at once, and a lane's max_concurrency
 // counts what is granted but not yet claimed.
+//
+// The writer changes it; readers may ask whether a grant is due.
 type liveGrants struct {
+	mu    sync.Mutex
 	byKey map[rowKey]liveGrant
 	lanes map[flowfabric.LaneID]int64 // issued by the scheduler
 }
@@ -24,6 +29,8 @@ func newLiveGrants() *liveGrants {
 }
 
 func (g *liveGrants) note(r *row, now flowfabric.Millis) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if old, ok := g.byKey[r.key]; ok {
 		delete(g.byKey, r.key)
 		if old.scheduled {
@@ -38,6 +45,31 @@ func (g *liveGrants) note(r *row, now flowfabric.Millis) {
 	if n.scheduled {
 		g.lanes[n.lane]++
 	}
+}
+
+func (g *liveGrants) reset() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.byKey)
+	clear(g.lanes)
+}
+
+// due reports whether a grant has lapsed that nobody has acted upon.
+func (g *liveGrants) due(now flowfabric.Millis) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.byKey {
+		if now >= l.expiresAt {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *liveGrants) drop(k rowKey) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.byKey, k)
 }
 
 func (tx *Tx) granted(lane flowfabric.LaneID) int64 { return tx.s.grants.lanes[lane] }
@@ -59,7 +91,7 @@ func (tx *Tx) lapseGrants() error {
 			return err
 		}
 		if r == nil {
-			delete(tx.s.grants.byKey, k)
+			tx.s.grants.drop(k)
 			continue
 		}
 		fx := rules.LapseGrant(r.st, tx.Now)
@@ -80,8 +112,8 @@ var qGrantsAtBoot = &Query{`select xid, bucket, state, offered, prio_key, due_at
 // loadGrants finds the live grants of a former process: their executions are due
 // within the longest grant TTL.
 func (s *Store) loadGrants(c Conn) error {
-	s.grants = newLiveGrants()
 	now := s.db.Now()
+	s.grants.reset()
 	q := c.Stmt(qGrantsAtBoot)
 	q.Int(int64(now) + flowfabric.MaxGrantTTLMs)
 	q.Int(int64(publicStates.of(flowfabric.PublicWaiting)))
