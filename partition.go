@@ -32,13 +32,21 @@ func (c PartitionConfig) Validate() error {
 	return nil
 }
 
+// flows is the count of flow partitions, the default for the zero value.
+func (c PartitionConfig) flows() uint16 {
+	if c.NumFlowPartitions < 1 {
+		return uint16(DefaultPartitionConfig().NumFlowPartitions)
+	}
+	return uint16(c.NumFlowPartitions)
+}
+
 // StandaloneExecutionID returns the identifier of a standalone execution with
 // the given UUID on a lane: partition = CRC16(lane bytes, 16 UUID bytes) mod
 // NumFlowPartitions. Equal inputs give equal identifiers.
 func (c PartitionConfig) StandaloneExecutionID(lane LaneID, u uuid.UUID) ExecutionID {
 	crc := crc16(0, []byte(lane))
 	crc = crc16(crc, u[:])
-	return MakeExecutionID(crc%uint16(c.NumFlowPartitions), u)
+	return MakeExecutionID(crc%c.flows(), u)
 }
 
 // FlowExecutionID returns the identifier of an execution with the given UUID
@@ -53,13 +61,13 @@ func (c PartitionConfig) FlowPartition(flow FlowID) uint16 {
 	if err != nil {
 		return 0
 	}
-	return crc16(0, f[:]) % uint16(c.NumFlowPartitions)
+	return crc16(0, f[:]) % c.flows()
 }
 
 // LanePartition returns CRC16(lane bytes) mod NumFlowPartitions: the partition a
 // lane is counted to when collisions of lanes are looked for.
 func (c PartitionConfig) LanePartition(lane LaneID) uint16 {
-	return crc16(0, []byte(lane)) % uint16(c.NumFlowPartitions)
+	return crc16(0, []byte(lane)) % c.flows()
 }
 
 // NewExecutionID mints an identifier for a standalone execution on a lane. The
