@@ -511,7 +511,11 @@ func (s *scene) describe(id flowfabric.ExecutionID) *flowfabric.ExecutionSnapsho
 // "none".
 func (s *scene) vector(id flowfabric.ExecutionID) flowfabric.StateVector {
 	s.t.Helper()
-	return vectorOf(s.describe(id))
+	v := vectorOf(s.describe(id))
+	if rule := checkVector(v); rule != "" {
+		s.t.Fatalf("the vector breaks rule %s: %+v", rule, v)
+	}
+	return v
 }
 
 func vectorOf(d *flowfabric.ExecutionSnapshot) flowfabric.StateVector {

@@ -388,6 +388,19 @@ func capabilityScenarios(r *runner) {
 		s.equal("tasks", taskIDs(s.takeTasks(workerB.can("gpu"), 1)), []flowfabric.ExecutionID{gpu})
 	})
 
+	r.scenario("02.8 lanes may be named in any order, and twice", func(s *scene) {
+		gpu := s.create(withCapabilities("gpu"))
+		s.takeTasks(workerA.can("cpu"), 1)
+		s.is(gpu, uncoveredVector())
+		head := s.create(withCapabilities("gpu"), withPriority(9))
+		args := tasksArgs(workerB.can("gpu"), 1)
+		args.Lanes = []flowfabric.LaneID{"z", testLane, "a", testLane}
+		got, err := s.Backend.ClaimTasks(s.ctx, args)
+		s.ok(err)
+		s.equal("tasks", taskIDs(got.Tasks), []flowfabric.ExecutionID{head})
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+	})
+
 	r.scenario("02.8 the sweep compares labels with the registry in both directions", func(s *scene) {
 		s.register(workerA.can("cpu"))
 		s.register(workerB.can("gpu"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,9 +18,10 @@ import (
 
 const serverToken = "conformance-token-0123456789"
 
-// helped is a remote backend that reads from the store what no route shows: the
-// full record and the policy of an execution that the route finds, and the lanes
-// that a deployment with strict lanes declares at its start.
+// helped is a remote backend that asks the store for what no route has: the full
+// record and the policy of an execution that the route finds, the lanes that a
+// deployment with strict lanes declares at its start, and the sources that HTTP
+// can't say, which are the engine's and an operator's with a fence.
 type helped struct {
 	*remote.Backend
 	store *sqlite.Backend
@@ -44,6 +46,44 @@ func (h helped) DeclareLanes(ctx context.Context, lanes []flowfabric.LaneID) err
 		return err
 	}
 	return h.store.DeclareLanes(ctx, lanes)
+}
+
+func silent(s flowfabric.Source, f flowfabric.Fence) bool {
+	switch s {
+	case flowfabric.SourceFlowCascade, flowfabric.SourceSystemTimeout:
+		return true
+	case flowfabric.SourceOperatorOverride:
+		return !f.Empty()
+	}
+	return false
+}
+
+func (h helped) CompleteExecutions(ctx context.Context, items []flowfabric.CompleteExecutionArgs) ([]flowfabric.Item[flowfabric.CompleteExecutionResult], error) {
+	if slices.ContainsFunc(items, func(a flowfabric.CompleteExecutionArgs) bool { return silent(a.Source, a.Fence) }) {
+		return h.store.CompleteExecutions(ctx, items)
+	}
+	return h.Backend.CompleteExecutions(ctx, items)
+}
+
+func (h helped) FailExecution(ctx context.Context, a flowfabric.FailExecutionArgs) (flowfabric.FailExecutionResult, error) {
+	if silent(a.Source, a.Fence) {
+		return h.store.FailExecution(ctx, a)
+	}
+	return h.Backend.FailExecution(ctx, a)
+}
+
+func (h helped) CancelExecution(ctx context.Context, a flowfabric.CancelExecutionArgs) (flowfabric.CancelExecutionResult, error) {
+	if silent(a.Source, flowfabric.Fence{}) {
+		return h.store.CancelExecution(ctx, a)
+	}
+	return h.Backend.CancelExecution(ctx, a)
+}
+
+func (h helped) DelayExecution(ctx context.Context, a flowfabric.DelayExecutionArgs) (flowfabric.DelayExecutionResult, error) {
+	if silent(a.Source, a.Fence) {
+		return h.store.DelayExecution(ctx, a)
+	}
+	return h.Backend.DelayExecution(ctx, a)
 }
 
 // openConformance opens an empty store in memory, a server over it, and the
@@ -94,4 +134,16 @@ func serve(t *testing.T, store flowfabric.Backend) *remote.Backend {
 
 func TestConformance(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+}
+
+func TestLinearizability(t *testing.T) {
+	backendtest.RunLinearizability(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+}
+
+func TestConcurrent(t *testing.T) {
+	backendtest.RunConcurrent(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+}
+
+func TestRandom(t *testing.T) {
+	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
 }

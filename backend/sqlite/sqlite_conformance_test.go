@@ -67,6 +67,8 @@ func TestConformance(t *testing.T) { onBoth(t, backendtest.Run) }
 
 func TestLinearizability(t *testing.T) { onBoth(t, backendtest.RunLinearizability) }
 
+func TestRandom(t *testing.T) { onBoth(t, backendtest.RunRandom) }
+
 func TestConcurrent(t *testing.T) { onBoth(t, backendtest.RunConcurrent) }
 
 // meddle changes the database behind the store's back and lets it forget what it
