@@ -165,8 +165,12 @@ type DirectClaimRequest struct {
 	AdmissionSummary *string                     `json:"admission_summary,omitempty" maxLength:"1024"`
 }
 
-// NewDirectClaimRequest makes the body of POST E/direct-claim.
+// NewDirectClaimRequest makes the body of POST E/direct-claim. It always says who
+// issues the claim, since an absent one depends on the override.
 func NewDirectClaimRequest(a flowfabric.IssueGrantAndClaimArgs) DirectClaimRequest {
+	if a.IssuedBy == "" {
+		a.IssuedBy = flowfabric.IssuedByDirect
+	}
 	return DirectClaimRequest{
 		WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID, Capabilities: nonNil(a.Capabilities), LeaseTTLMs: a.LeaseTTLMs,
 		LaneID: opt(a.LaneID), OperatorOverride: opt(a.OperatorOverride), LeaseID: opt(a.LeaseID), AttemptID: opt(a.AttemptID),

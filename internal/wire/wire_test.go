@@ -215,7 +215,7 @@ func TestRequestsRoundTrip(t *testing.T) {
 		got, err := sent(t, wire.NewDirectClaimRequest(want)).Args(id)
 		same(t, "full", want, got, err)
 		got, err = sent(t, wire.NewDirectClaimRequest(flowfabric.IssueGrantAndClaimArgs{})).Args(id)
-		same(t, "empty", flowfabric.IssueGrantAndClaimArgs{ExecutionID: id, Capabilities: []string{}}, got, err)
+		same(t, "empty", flowfabric.IssueGrantAndClaimArgs{ExecutionID: id, Capabilities: []string{}, IssuedBy: flowfabric.IssuedByDirect}, got, err)
 	})
 	t.Run("reclaim", func(t *testing.T) {
 		want := full[flowfabric.IssueReclaimGrantArgs]()
