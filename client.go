@@ -61,9 +61,9 @@ func WithClientMiddleware(layers ...Middleware) ClientOption {
 	}
 }
 
-// NewClient makes a client on a backend. It makes no call. A nil backend or an
-// unacceptable option makes every method that submits fail with a
-// [*ConfigError].
+// NewClient makes a client on a backend, which must not be nil. It makes no
+// call. An unacceptable option makes every method that submits fail with a
+// [*ConfigError]; so does a nil backend, on which no other method works.
 func NewClient(backend Backend, options ...ClientOption) *Client {
 	c := &Client{backend: backend, clock: systemClock{}, namespace: DefaultNamespace, lane: DefaultLane, creator: defaultCreator}
 	for _, option := range options {

@@ -221,8 +221,8 @@ type Worker struct {
 	endClaims, endTasks, endBeats, endCalls context.CancelCauseFunc
 	background                              sync.WaitGroup
 
-	// claiming counts batched claims whose answer is outstanding; uncertain tells
-	// that the answer of one was lost.
+	// claiming counts batched claims under way; uncertain tells that the answer of
+	// one was lost.
 	claiming  atomic.Int32
 	uncertain atomic.Bool
 	running   atomic.Int32 // handlers

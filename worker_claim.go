@@ -193,14 +193,17 @@ func (w *Worker) ClaimTasks(ctx context.Context, n int) ([]*Task, error) {
 // claimBatch claims with n permits in hand and returns those that it does not
 // turn into tasks. More tells that asking again at once is worth it.
 func (w *Worker) claimBatch(ctx, parent context.Context, n int, managed bool) (tasks []*Task, more bool, err error) {
-	defer func() { w.give(n - len(tasks)) }()
+	w.claiming.Add(1)
+	defer func() {
+		w.claiming.Add(-1)
+		w.give(n - len(tasks))
+	}()
 	if w.uncertain.Load() {
-		tasks, err = w.adopt(ctx, parent, n, managed)
+		tasks, err = w.adopt(ctx, parent, &n, managed)
 		if err != nil || len(tasks) > 0 {
 			return tasks, true, err
 		}
 	}
-	w.claiming.Add(1)
 	sent := w.clock.Now()
 	answer, err := w.backend.ClaimTasks(ctx, ClaimTasksArgs{
 		WorkerID: w.config.WorkerID, WorkerInstanceID: w.config.WorkerInstanceID, Lanes: w.config.Lanes,
@@ -209,11 +212,8 @@ func (w *Worker) claimBatch(ctx, parent context.Context, n int, managed bool) (t
 		WaitMs: w.config.ClaimWait.Milliseconds(),
 	})
 	if err == nil {
-		tasks = w.admit(parent, answer.Tasks, n, w.leaseBase(sent), managed)
-		w.claiming.Add(-1)
-		return tasks, answer.More, nil
+		return w.admit(parent, answer.Tasks, n, w.leaseBase(sent), managed), answer.More, nil
 	}
-	w.claiming.Add(-1)
 	if !mayHaveHappened(err) {
 		return nil, false, err
 	}
@@ -221,7 +221,7 @@ func (w *Worker) claimBatch(ctx, parent context.Context, n int, managed bool) (t
 	if ctx.Err() != nil {
 		return nil, false, err
 	}
-	tasks, failed := w.adopt(ctx, parent, n, managed)
+	tasks, failed := w.adopt(ctx, parent, &n, managed)
 	if failed != nil || len(tasks) == 0 {
 		return tasks, false, err
 	}
@@ -262,9 +262,10 @@ func (w *Worker) giveUp(ctx context.Context, c ClaimedExecution) {
 
 // adopt makes tasks of the leases that the store shows as held by this instance
 // and the worker does not know: those of claims whose answer was lost. It takes
-// up to n and revokes the rest, unless another claim is under way, whose leases
-// they may be; then the next claim looks again.
-func (w *Worker) adopt(ctx, parent context.Context, n int, managed bool) ([]*Task, error) {
+// up to n, the permits in hand. While another claim is under way the rest may be
+// its own, so that the next claim looks again; otherwise the loop takes further
+// permits for it, which it adds to n, and what is over is revoked.
+func (w *Worker) adopt(ctx, parent context.Context, n *int, managed bool) ([]*Task, error) {
 	select { // one at a time
 	case w.adoption <- struct{}{}:
 		defer func() { <-w.adoption }()
@@ -283,19 +284,24 @@ func (w *Worker) adopt(ctx, parent context.Context, n int, managed bool) ([]*Tas
 		w.uncertain.Store(true)
 		return nil, err
 	}
-	others := w.claiming.Load() > 0 // read before knows: a claim that ended has told its leases
+	alone := w.claiming.Load() == 1 // read before knows: a claim that ended has told its leases
 	var tasks []*Task
 	for _, c := range unknown {
+		if w.knows(c.Fence.LeaseID) {
+			continue
+		}
+		if len(tasks) == *n && alone && managed {
+			*n += w.permits.take(1)
+		}
 		switch {
-		case w.knows(c.Fence.LeaseID):
-		case len(tasks) < n:
+		case len(tasks) < *n:
 			if t := w.newTask(parent, c, sent, managed); t != nil {
 				tasks = append(tasks, t)
 			}
-		case others:
-			w.uncertain.Store(true)
-		default:
+		case alone:
 			w.giveUp(ctx, c)
+		default:
+			w.uncertain.Store(true)
 		}
 	}
 	if len(unknown) > 0 {
