@@ -109,8 +109,13 @@ func Restore(ctx context.Context, backup, path string) error {
 		return err
 	}
 	defer lock.release()
+	// Logs that a former store left behind would be taken for the new one's.
 	tmp := path + ".restoring"
-	_ = os.Remove(tmp)
+	for _, left := range []string{path + "-wal", path + "-shm", tmp, tmp + "-wal", tmp + "-shm", tmp + "-journal"} {
+		if err := os.Remove(left); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "%s of a former store cannot be removed", left).Wrap(err)
+		}
+	}
 	if err := restoreInto(ctx, backup, tmp); err != nil {
 		_ = os.Remove(tmp)
 		return err

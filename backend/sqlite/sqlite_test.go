@@ -170,6 +170,14 @@ func TestBackupWhileWritingAndRestore(t *testing.T) {
 		t.Errorf("a backup over a file: %v", err)
 	}
 	back := filepath.Join(dir, "back.db")
+	// What a former store of that name left behind must not come back.
+	wal, err := os.ReadFile(filepath.Join(dir, "flow.db-wal"))
+	if err != nil || len(wal) == 0 {
+		t.Fatalf("no log to leave behind: %d bytes, %v", len(wal), err)
+	}
+	if err := os.WriteFile(back+"-wal", wal, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := sqlite.Restore(t.Context(), saved, back); err != nil {
 		t.Fatal(err)
 	}

@@ -84,7 +84,7 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 	case s.OwnershipState == flowfabric.OwnershipLeased && s.CurrentLease != nil:
 		e.Summary = fmt.Sprintf("it is running on %s, lease renewed %s", s.CurrentLease.WorkerInstanceID, p.when(s.CurrentLease.LastHeartbeatAt))
 	case s.LifecyclePhase == flowfabric.PhaseActive:
-		e.Summary = "its worker lost it (" + s.BlockingDetail + "); the next capable worker takes over"
+		e.Summary = "its worker lost it (" + s.BlockingDetail + "); the next capable worker takes over, unless it is held (execution release-hold)"
 	case s.LifecyclePhase == flowfabric.PhaseSuspended:
 		e.Summary = "it is suspended: " + string(s.BlockingReason)
 	case s.EligibilityState == flowfabric.NotEligibleUntilTime:
