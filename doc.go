@@ -10,7 +10,7 @@
 // backoff, and at any instant the engine can say why something is not running.
 //
 // The package is split by primitive: execution.go, attempt.go, lease.go,
-// claim.go, lane.go, worker_registry.go, feed.go and upkeep.go each hold one
+// claim.go, lane.go, registry.go, feed.go and upkeep.go each hold one
 // primitive's records, the arguments and results of its operations, and its part
 // of the contract. Stores live in backend/sqlite, backend/remote and their
 // siblings; this package imports none of them.
