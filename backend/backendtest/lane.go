@@ -202,6 +202,44 @@ func laneScenarios(r *runner) {
 		s.equal("without a bound", len(s.takeTasks(workerB, 5)), 3)
 	})
 
+	r.scenario("02.9 max_concurrency does not count direct claims, and grants count before their claims", func(s *scene) {
+		_, err := s.Backend.UpdateLane(s.ctx, flowfabric.UpdateLaneArgs{LaneID: testLane, MaxConcurrency: ptr(2)})
+		s.ok(err)
+		s.settleLanes()
+		for range 3 {
+			s.createClaimed()
+		}
+		s.backlog(4, func(int) []createOption { return nil })
+		g := s.ask(workerB)
+		s.that(g != nil, "no grant beside direct claims")
+		s.equal("one place left", len(s.takeTasks(workerB, 5)), 1)
+		s.that(s.ask(workerB) == nil, "a grant above the bound")
+		s.advanceTo(g.ExpiresAt)
+		s.tick()
+		s.equal("a lapsed grant gives its place back", len(s.takeTasks(workerB, 5)), 1)
+	})
+
+	r.scenario("02.9 max_concurrency heals by lapse, revocation and every end", func(s *scene) {
+		_, err := s.Backend.UpdateLane(s.ctx, flowfabric.UpdateLaneArgs{LaneID: testLane, MaxConcurrency: ptr(1)})
+		s.ok(err)
+		s.settleLanes()
+		s.backlog(8, func(int) []createOption { return []createOption{withPolicy(retryFixed10)} })
+		for name, give := range map[string]func(task flowfabric.ClaimedExecution){
+			"fail":   func(task flowfabric.ClaimedExecution) { s.fail(task, "permanent") },
+			"retry":  func(task flowfabric.ClaimedExecution) { s.fail(task, "") },
+			"delay":  func(task flowfabric.ClaimedExecution) { s.delay(task, 3_600_000) },
+			"cancel": func(task flowfabric.ClaimedExecution) { s.operatorCancel(task.ExecutionID) },
+			"revoke": func(task flowfabric.ClaimedExecution) { s.revoke(task.ExecutionID) },
+			"lapse":  func(task flowfabric.ClaimedExecution) { s.lapse(task) },
+		} {
+			tasks := s.takeTasks(workerA, 5)
+			s.equal("tasks before "+name, len(tasks), 1)
+			s.equal("tasks at the bound", len(s.takeTasks(workerB, 5)), 0)
+			give(tasks[0])
+		}
+		s.equal("tasks at the end", len(s.takeTasks(workerA, 5)), 1)
+	})
+
 	r.scenario("02.9 UpdateLane keeps what is not given and checks the revision", func(s *scene) {
 		l, err := s.Backend.UpdateLane(s.ctx, flowfabric.UpdateLaneArgs{LaneID: testLane, SchedulingWeight: ptr(5)})
 		s.ok(err)

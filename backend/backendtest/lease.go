@@ -338,6 +338,34 @@ func leaseScenarios(r *runner) {
 		s.equal("acquired", events[6].LeaseID, d.Fence.LeaseID)
 	})
 
+	r.scenario("01.6 every release tells its reason", func(s *scene) {
+		for want, release := range map[string]func(id flowfabric.ExecutionID, task flowfabric.ClaimedExecution){
+			"completed":              func(_ flowfabric.ExecutionID, task flowfabric.ClaimedExecution) { s.complete(task) },
+			"failed_retry_scheduled": func(_ flowfabric.ExecutionID, task flowfabric.ClaimedExecution) { s.fail(task, "") },
+			"failed_terminal":        func(_ flowfabric.ExecutionID, task flowfabric.ClaimedExecution) { s.fail(task, "permanent") },
+			"cancelled":              func(id flowfabric.ExecutionID, _ flowfabric.ClaimedExecution) { s.operatorCancel(id) },
+			"worker_delay":           func(_ flowfabric.ExecutionID, task flowfabric.ClaimedExecution) { s.delay(task, 10) },
+			"attempt_timeout": func(flowfabric.ExecutionID, flowfabric.ClaimedExecution) {
+				s.advance(1000)
+				s.tick()
+			},
+			"execution_deadline": func(id flowfabric.ExecutionID, _ flowfabric.ClaimedExecution) {
+				s.advance(2000)
+				_, err := s.store().ExpireExecution(s.ctx, id, flowfabric.ExpireExecutionDeadline)
+				s.ok(err)
+			},
+		} {
+			id, task := s.createClaimed(withPolicy(`{"timeout_policy":{"attempt_timeout_ms":1000,"execution_deadline_ms":2000},"retry_policy":{}}`))
+			release(id, task)
+			s.equal("history", s.history(id), []string{"acquired(direct)", "released(" + want + ")"})
+			s.equal("held", len(s.held(workerA.instance)), 0)
+			rec := s.record(id)
+			s.equal("lease mirror", facts(rec.CurrentLeaseID, rec.CurrentWorkerID, rec.CurrentWorkerInstanceID, rec.LeaseAcquiredAt, rec.LeaseExpiresAt, rec.LeaseLastRenewedAt, rec.LeaseRenewalDeadline, rec.CurrentLeaseEpoch),
+				facts("", "", "", 0, 0, 0, 0, 1))
+			s.that(rec.ReleaseReceipt != nil && rec.ReleaseReceipt.LeaseID == task.Fence.LeaseID, "receipt is %+v", rec.ReleaseReceipt)
+		}
+	})
+
 	r.scenario("02.4.4 lease history is paged", func(s *scene) {
 		id, task := s.createClaimed(withPolicy(`{"retry_policy":{"max_retries":20,"backoff":{"type":"fixed","delay_ms":0}}}`))
 		other, ot := s.createClaimed(onPartition(id.Partition()))

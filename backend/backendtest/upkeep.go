@@ -120,6 +120,25 @@ func upkeepScenarios(r *runner) {
 		s.equal("next due", res.NextDue, s.now()+3000)
 	})
 
+	r.scenario("01.9 one bad item never stops a partition", func(s *scene) {
+		bad := s.create(onPartition(testPartition), withDelayUntil(s.now()+1000))
+		good := s.create(onPartition(testPartition), withDelayUntil(s.now()+2000))
+		s.corrupt(bad, "public_state")
+		s.advance(2000)
+		failures := 0
+		for range 20 {
+			res, err := s.store().Tick(s.ctx, flowfabric.TickArgs{})
+			s.ok(err)
+			failures += res.Errors
+			if !res.More {
+				break
+			}
+		}
+		s.that(failures > 0, "the bad item was not counted")
+		s.is(good, waitingVector(flowfabric.AttemptPendingFirst))
+		s.equal("tasks", taskIDs(s.takeTasks(workerA, 5)), []flowfabric.ExecutionID{good})
+	})
+
 	r.scenario("01.9 several engines may tick at once", func(s *scene) {
 		ids := s.backlog(40, func(int) []createOption { return []createOption{withDeadline(s.now() + 10)} })
 		s.advance(10)

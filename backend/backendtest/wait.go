@@ -97,6 +97,23 @@ func waitScenarios(r *runner) {
 					s.ok(err)
 				}
 			}},
+			{"lane enabled", func() (flowfabric.ExecutionID, func()) {
+				id := s.create(withLane("switched"))
+				s.laneIs("switched", flowfabric.LaneDisabled)
+				s.sweepLanes()
+				return id, func() {
+					s.laneIs("switched", flowfabric.LaneActive)
+					s.sweepLanes()
+				}
+			}},
+			{"grant lapsed", func() (flowfabric.ExecutionID, func()) {
+				id := s.create()
+				g := s.grant(id, workerB)
+				return id, func() {
+					s.advanceTo(g.ExpiresAt)
+					s.tick()
+				}
+			}},
 			{"grant released", func() (flowfabric.ExecutionID, func()) {
 				id := s.create()
 				g := s.grant(id, workerB)
@@ -110,10 +127,12 @@ func waitScenarios(r *runner) {
 			w := workerB.as(flowfabric.WorkerInstanceID(fmt.Sprint("waiter-", i)))
 			answer := s.waitForTask(w, 20_000)
 			s.untilRegistered(w)
+			began := time.Now()
 			cause()
 			got := <-answer
 			s.ok(got.err)
 			s.equal("woken by "+c.name, taskIDs(got.tasks), []flowfabric.ExecutionID{id})
+			s.that(time.Since(began) < 10*time.Second, "woken by %s after %v", c.name, time.Since(began))
 			s.complete(got.tasks[0])
 		}
 	})
@@ -264,6 +283,7 @@ func (s *scene) waitForTask(w worker, ms int64) <-chan waited {
 func (s *scene) askWaiting(ctx context.Context, w worker, ms int64) waited {
 	args := tasksArgs(w, 1)
 	args.WaitMs = ms
+	args.Lanes = []flowfabric.LaneID{testLane, "switched"}
 	got, err := s.Backend.ClaimTasks(ctx, args)
 	return waited{got.Tasks, err}
 }
