@@ -61,17 +61,48 @@ func attemptPath(route string, id flowfabric.ExecutionID, index uint32) string {
 }
 
 // attemptOf is the path of a call on the attempt a fence belongs to. The index of
-// an attempt that this backend claimed is remembered; of another one, whose fence
-// does not tell it, the latest is taken, and the server checks the rest.
+// an attempt that this backend claimed is remembered; another one, whose fence
+// does not tell it, is looked up.
 func (b *Backend) attemptOf(ctx context.Context, route string, id flowfabric.ExecutionID, f flowfabric.Fence) (string, error) {
 	if index, ok := b.indexOf(f); ok {
 		return attemptPath(route, id, index), nil
 	}
-	s, err := b.snapshot(ctx, "describe_execution", id)
+	index, err := b.findAttempt(ctx, id, f.AttemptID)
 	if err != nil {
 		return "", err
 	}
-	return attemptPath(route, id, max(s.TotalAttemptCount, 1)-1), nil
+	return attemptPath(route, id, index), nil
+}
+
+// findAttempt returns the index of an attempt: that of the current one, or of
+// whichever has the identifier. Of an attempt that is not there it returns the
+// latest index, since the server refuses its fence in any case.
+func (b *Backend) findAttempt(ctx context.Context, id flowfabric.ExecutionID, attempt flowfabric.AttemptID) (uint32, error) {
+	s, err := b.snapshot(ctx, "describe_execution", id)
+	if err != nil {
+		return 0, err
+	}
+	latest := max(s.TotalAttemptCount, 1) - 1
+	if attempt == "" || s.TotalAttemptCount == 0 || s.CurrentAttempt != nil && s.CurrentAttempt.AttemptID == attempt {
+		return latest, nil
+	}
+	args := flowfabric.ListAttemptsArgs{ExecutionID: id, Limit: flowfabric.MaxListLimit}
+	for {
+		r, err := b.ListAttempts(ctx, args)
+		if err != nil {
+			return 0, err
+		}
+		for i := range r.Attempts {
+			if r.Attempts[i].AttemptID == attempt {
+				b.indexes.put(attempt, r.Attempts[i].AttemptIndex)
+				return r.Attempts[i].AttemptIndex, nil
+			}
+		}
+		if r.Next == nil {
+			return latest, nil
+		}
+		args.From = *r.Next
+	}
 }
 
 // indexOf returns the index of the attempt a fence belongs to, if it is known.
@@ -100,10 +131,11 @@ func (x *indexes) put(id flowfabric.AttemptID, index uint32) {
 	if x.byID == nil {
 		x.byID = make(map[flowfabric.AttemptID]uint32)
 	}
-	if _, known := x.byID[id]; known {
+	_, known := x.byID[id]
+	x.byID[id] = index // a claimer may use one identifier twice; the later attempt counts
+	if known {
 		return
 	}
-	x.byID[id] = index
 	if len(x.ring) < maxIndexes {
 		x.ring = append(x.ring, id)
 		return

@@ -564,6 +564,17 @@ func TestFenceWithoutIndex(t *testing.T) {
 	if s.heard[0].line != "GET "+testPath || s.heard[1].line != "POST "+testPath+"/attempts/2/fail" {
 		t.Fatalf("calls %v", s.heard)
 	}
+	old := testFence(nil)
+	old.AttemptID = "bbbbbbbb-0000-4000-8000-000000000000"
+	b, s = open(t, ok(snapshotJSON), ok(`{"items":[{"attempt_id":"bbbbbbbb-0000-4000-8000-000000000000","attempt_index":1}],"next_cursor":null}`), ok(`{"outcome":"terminal_failed","replayed":true}`))
+	for range 2 {
+		if _, err := b.FailExecution(t.Context(), flowfabric.FailExecutionArgs{ExecutionID: testID, Fence: old, Reason: "r"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.heard) != 4 || s.heard[3].line != "POST "+testPath+"/attempts/1/fail" {
+		t.Fatalf("calls %v", s.heard)
+	}
 	b, _ = open(t, problem(404, "execution_not_found", "not_found", false))
 	err := b.UpdateProgress(t.Context(), flowfabric.UpdateProgressArgs{ExecutionID: testID, Fence: testFence(nil), Pct: ptr[int32](1)})
 	if !flowfabric.IsNotFound(err) {

@@ -145,5 +145,8 @@ func TestConcurrent(t *testing.T) {
 }
 
 func TestRandom(t *testing.T) {
+	if testing.Short() {
+		t.Skip("random operations over HTTP are left out of short runs")
+	}
 	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
 }
