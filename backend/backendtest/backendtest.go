@@ -117,6 +117,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"upkeep", upkeepScenarios},
 		{"wait", waitScenarios},
 		{"administration", administrationScenarios},
+		{"review", reviewScenarios},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			g.add(&runner{t: t, open: open})

@@ -1,7 +1,6 @@
 package backendtest
 
 import (
-
 	"github.com/flowfabric/flowfabric"
 )
 

@@ -209,6 +209,21 @@ func registryScenarios(r *runner) {
 		s.that(w != nil, "a claim with a namespace registers in it")
 	})
 
+	r.scenario("02.10.1 an implicit registration outlives the claim's wait", func(s *scene) {
+		s.create()
+		args := tasksArgs(workerA, 1)
+		args.WaitMs = 10_000
+		_, err := s.Backend.ClaimTasks(s.ctx, args)
+		s.ok(err)
+		w, err := s.Backend.GetWorker(s.ctx, flowfabric.AnyNamespace, "a-1")
+		s.ok(err)
+		s.equal("ttl", w.LivenessTTLMs, int64(70_000))
+		s.advance(69_999)
+		w, err = s.Backend.GetWorker(s.ctx, flowfabric.AnyNamespace, "a-1")
+		s.ok(err)
+		s.that(w != nil, "gone before its time")
+	})
+
 	r.scenario("02.10.1 a claim of a registered instance is a heartbeat", func(s *scene) {
 		nonce := uuid.NewString()
 		_, err := registerWith(s, func(a *flowfabric.RegisterWorkerArgs) { a.InstanceNonce, a.LivenessTTLMs = nonce, 10_000 })
