@@ -14,7 +14,7 @@ const sweepBatch = 200
 func (s *Store) MarkLeaseExpiredIfDue(ctx context.Context, id flowfabric.ExecutionID) (res flowfabric.MarkLeaseExpiredResult, err error) {
 	err = s.change(ctx, id, func(tx *Tx, st *rules.State) (fx rules.Effects, err error) {
 		res, fx = rules.MarkLeaseExpired(st, tx.Now)
-		return fx, nil
+		return fx, fx.Err
 	})
 	if flowfabric.CodeOf(err) == flowfabric.CodeExecutionNotFound {
 		return flowfabric.MarkLeaseExpiredResult{Outcome: flowfabric.UpkeepAlreadySatisfied, Reason: string(flowfabric.CodeExecutionNotFound)}, nil
@@ -26,7 +26,7 @@ func (s *Store) MarkLeaseExpiredIfDue(ctx context.Context, id flowfabric.Executi
 func (s *Store) PromoteDelayed(ctx context.Context, id flowfabric.ExecutionID) (out flowfabric.UpkeepOutcome, err error) {
 	err = s.change(ctx, id, func(tx *Tx, st *rules.State) (fx rules.Effects, err error) {
 		out, fx = rules.PromoteDelayed(st, tx.Now)
-		return fx, nil
+		return fx, fx.Err
 	})
 	if flowfabric.CodeOf(err) == flowfabric.CodeExecutionNotFound {
 		return flowfabric.UpkeepCleaned, nil
@@ -38,7 +38,7 @@ func (s *Store) PromoteDelayed(ctx context.Context, id flowfabric.ExecutionID) (
 func (s *Store) ExpireExecution(ctx context.Context, id flowfabric.ExecutionID, reason flowfabric.ExpireReason) (out flowfabric.UpkeepOutcome, err error) {
 	err = s.change(ctx, id, func(tx *Tx, st *rules.State) (fx rules.Effects, err error) {
 		out, fx = rules.Expire(st, reason, tx.Now, jitter)
-		return fx, nil
+		return fx, fx.Err
 	})
 	if flowfabric.CodeOf(err) == flowfabric.CodeExecutionNotFound {
 		return flowfabric.UpkeepCleaned, nil
@@ -99,7 +99,7 @@ func (tx *Tx) purge(r *row) error {
 
 var (
 	qListDue = &Query{`select xid, bucket, state, offered, prio_key, due_at, holder, rec, part, uuid from executions
-		where due_at <= ? order by due_at limit ?`}
+		where due_at <= ? order by due_at, xid limit ?`}
 	qNextDue = &Query{`select min(due_at) from executions where due_at is not null`}
 )
 
@@ -191,13 +191,13 @@ func (tx *Tx) tick(limit int, res *flowfabric.TickResult) error {
 
 var qDeferDue = &Query{`update executions set due_at = ? where part = ? and uuid = ?`}
 
-// badItemDelayMs puts off an execution that does not decode, so that one bad
-// item never stops a partition.
+// badItemDelayMs puts off an execution that does not decode or would break a
+// validity rule, so that one bad item never stops a partition.
 const badItemDelayMs = 10_000
 
 func (tx *Tx) putOff(key rowKey, cause error, res *flowfabric.TickResult) error {
 	res.Errors++
-	tx.s.cfg.Logger.Error("a due execution does not decode and is put off", "execution_id", executionID(key), "error", cause)
+	tx.s.cfg.Logger.Error("a due execution cannot be acted upon and is put off", "execution_id", executionID(key), "error", cause)
 	q := tx.conn.Stmt(qDeferDue)
 	q.Int(int64(tx.Now) + badItemDelayMs)
 	q.Int(int64(key.part))
@@ -218,6 +218,10 @@ func (tx *Tx) runDuties(r *row, res *flowfabric.TickResult) error {
 			return tx.purge(r)
 		}
 		fx := rules.RunDuty(r.st, d, tx.Now, jitter)
+		if fx.Err != nil {
+			r.place.DueAt = tx.Now + badItemDelayMs
+			return tx.putOff(r.key, fx.Err, res)
+		}
 		if !fx.Changed {
 			break
 		}
@@ -471,6 +475,9 @@ func (tx *Tx) sweepLane(l *laneRecord) (int, error) {
 				fx = rules.BlockForLane(r.st, tx.Now)
 			} else {
 				fx = rules.UnblockForLane(r.st, tx.Now)
+			}
+			if fx.Err != nil {
+				tx.s.cfg.Logger.Error("a member of a lane cannot be moved", "execution_id", executionID(key), "error", fx.Err)
 			}
 			if !fx.Changed {
 				continue
