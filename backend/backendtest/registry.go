@@ -36,7 +36,7 @@ func registryScenarios(r *runner) {
 		s.advance(1000)
 		got, err = registerWith(s, func(a *flowfabric.RegisterWorkerArgs) {
 			same(a)
-			a.Capabilities, a.Lanes, a.LivenessTTLMs = []string{"gpu", "a", "gpu"}, []flowfabric.LaneID{"x", testLane}, 5000
+			a.Capabilities, a.Lanes, a.LivenessTTLMs = []string{"gpu", "a", "gpu"}, []flowfabric.LaneID{"x", testLane, "x"}, 5000
 		})
 		s.ok(err)
 		s.equal("second", got, flowfabric.RegisterWorkerResult{Outcome: flowfabric.WorkerRefreshed, NextExpiryAt: s.now() + 5000})
@@ -44,7 +44,7 @@ func registryScenarios(r *runner) {
 		s.ok(err)
 		s.equal("record", facts(w.WorkerID, w.Capabilities, w.LivenessTTLMs, w.RegisteredAt, w.LastHeartbeatAt, w.Implicit),
 			facts("pool-a", []string{"a", "gpu"}, 5000, at, s.now(), false))
-		s.equal("lanes", len(w.Lanes), 2)
+		s.equal("lanes", w.Lanes, []flowfabric.LaneID{testLane, "x"})
 		_, err = registerWith(s, func(a *flowfabric.RegisterWorkerArgs) { a.WorkerID = "pool-z" })
 		s.assertCode(err, flowfabric.CodeInstanceIDReassigned)
 		_, err = registerWith(s, func(a *flowfabric.RegisterWorkerArgs) {})

@@ -138,7 +138,7 @@ func waitScenarios(r *runner) {
 	})
 
 	r.scenario("02.37 one create wakes one of many waiters", func(s *scene) {
-		const n = 40
+		const n = 100
 		ctx, cancel := context.WithCancel(s.ctx)
 		defer cancel()
 		answers := make(chan waited, n)
