@@ -12,7 +12,13 @@ func ValidateSetTags(tags map[string]string) error {
 	if len(tags) == 0 {
 		return flowfabric.InvalidInput("tags", "must not be empty").With("reason", "empty")
 	}
-	return validateTags(tags)
+	if err := validateTags(tags); err != nil {
+		return err
+	}
+	if len(tags) > flowfabric.MaxTags {
+		return tooManyTags(len(tags))
+	}
+	return nil
 }
 
 // SetTags upserts tags in any phase; the others stay. At most 128 remain.
