@@ -91,6 +91,18 @@ func (b *bucketSet) setOffered(x *bucket, n int) {
 	set[x] = struct{}{}
 }
 
+// of returns all buckets of a lane, empty ones too, by id.
+func (b *bucketSet) of(lane flowfabric.LaneID) []*bucket {
+	var list []*bucket
+	for _, x := range b.byID {
+		if x.lane == lane {
+			list = append(list, x)
+		}
+	}
+	sortBy(list, func(x, y *bucket) bool { return x.id < y.id })
+	return list
+}
+
 var (
 	qSelectBuckets = &Query{`select bucket, lane, namespace, required, uncovered_since, last_mismatch_at from buckets`}
 	qInsertBucket  = &Query{`insert into buckets (bucket, lane, namespace, required) values (?, ?, ?, ?)`}

@@ -41,18 +41,24 @@ func (s *Store) change(ctx context.Context, id flowfabric.ExecutionID, apply fun
 	return refused
 }
 
-func (tx *Tx) change(id flowfabric.ExecutionID, refused *error, apply func(st *rules.State) (rules.Effects, error)) error {
-	r, err := tx.load(id)
-	if err != nil {
-		if e := flowfabric.AsError(err); e != nil {
-			*refused = err
-			return nil
-		}
-		return err
+// find loads the execution an operation is about. One that is not there or does
+// not decode refuses that operation alone, and nothing else in its group.
+func (tx *Tx) find(id flowfabric.ExecutionID) (r *row, refused, err error) {
+	r, err = tx.load(id)
+	switch {
+	case flowfabric.AsError(err) != nil:
+		return nil, err, nil
+	case err == nil && r == nil:
+		return nil, notFound(id), nil
 	}
-	if r == nil {
-		*refused = notFound(id)
-		return nil
+	return r, nil, err
+}
+
+func (tx *Tx) change(id flowfabric.ExecutionID, refused *error, apply func(st *rules.State) (rules.Effects, error)) error {
+	r, no, err := tx.find(id)
+	if err != nil || no != nil {
+		*refused = no
+		return err
 	}
 	fx, err := apply(r.st)
 	*refused = err
@@ -406,14 +412,10 @@ func (s *Store) changeRow(ctx context.Context, id flowfabric.ExecutionID, apply 
 	}
 	var refused error
 	err := s.write(ctx, func(tx *Tx) error {
-		refused = nil
-		r, err := tx.load(id)
-		if err != nil {
+		var r *row
+		var err error
+		if r, refused, err = tx.find(id); err != nil || refused != nil {
 			return err
-		}
-		if r == nil {
-			refused = notFound(id)
-			return nil
 		}
 		fx, no, fault := apply(tx, r)
 		if fault != nil {

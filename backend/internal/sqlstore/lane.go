@@ -433,7 +433,8 @@ func (s *Store) SetLaneState(ctx context.Context, a flowfabric.SetLaneStateArgs)
 		if !moved {
 			return nil
 		}
-		_, err = tx.sweepLane(rec)
+		delete(s.sweeps, a.LaneID)
+		_, _, err = tx.sweepLane(rec)
 		return err
 	})
 	if err == nil {

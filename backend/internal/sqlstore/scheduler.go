@@ -245,8 +245,7 @@ func (tx *Tx) advance(src *source, want int) (bool, error) {
 		for _, key := range keys {
 			r, err := tx.loadKey(key)
 			if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
-				tx.s.cfg.Logger.Error("a candidate does not decode and is passed over", "execution_id", executionID(key), "error", err)
-				continue
+				err = tx.withhold(src.b, key, err)
 			}
 			if err != nil {
 				return false, err
@@ -256,8 +255,23 @@ func (tx *Tx) advance(src *source, want int) (bool, error) {
 			}
 		}
 		src.more = len(keys) == limit
-		if len(src.rows) == 0 {
-			return false, nil
-		}
 	}
+}
+
+var qWithhold = &Query{`update executions set offered = 0 where part = ? and uuid = ?`}
+
+// withhold takes a candidate that does not decode out of the order of claimers,
+// so that it stands in nobody's way. A reconcile names it, and puts it back once
+// it decodes.
+func (tx *Tx) withhold(b *bucket, key rowKey, cause error) error {
+	tx.s.cfg.Logger.Error("a candidate does not decode and is withheld", "execution_id", executionID(key), "error", cause)
+	q := tx.conn.Stmt(qWithhold)
+	q.Int(int64(key.part))
+	q.Blob(key.uuid[:])
+	if err := q.Exec(); err != nil {
+		return err
+	}
+	b.known = false
+	tx.s.buckets.setOffered(b, b.offered-1)
+	return nil
 }

@@ -53,6 +53,7 @@ type Store struct {
 	counts   map[flowfabric.LaneID]*laneCount
 	registry *registry
 	grants   *liveGrants
+	sweeps   map[flowfabric.LaneID]sweepPlace // passes over lanes that were enabled
 	lastXid  int64
 
 	// bucketMu guards labels and lookups by readers.
@@ -98,6 +99,7 @@ func New(cfg Config) *Store {
 		cfg: cfg, log: newEventLog(cfg.Feeds), cache: newCache(cfg.CacheEntries), buckets: newBucketSet(),
 		lanes: make(map[flowfabric.LaneID]*laneRecord), named: make(map[flowfabric.LaneID]bool),
 		counts: make(map[flowfabric.LaneID]*laneCount), registry: newRegistry(), grants: newLiveGrants(),
+		sweeps: make(map[flowfabric.LaneID]sweepPlace),
 	}
 	s.pub.lanes = make(map[flowfabric.LaneID]laneRecord)
 	s.pub.counts = make(map[flowfabric.LaneID]laneCount)
@@ -172,6 +174,7 @@ func (s *Store) bindConfig(conn Conn, stored map[string]string) error {
 // reload fills the writer's memory from what is committed.
 func (s *Store) reload(c Conn) error {
 	s.cache.clear()
+	clear(s.sweeps)
 	q := c.Stmt(qMaxXid)
 	if ok, err := q.Next(); err != nil {
 		return err

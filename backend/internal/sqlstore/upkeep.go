@@ -2,13 +2,18 @@ package sqlstore
 
 import (
 	"context"
+	"math"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
 )
 
-// sweepBatch is how many executions one step of a sweep changes.
-const sweepBatch = 200
+// sweepBatch is how many executions one step of a sweep changes, sweepExamined
+// how many it looks at.
+const (
+	sweepBatch    = 200
+	sweepExamined = 2_000
+)
 
 // MarkLeaseExpiredIfDue makes a lapse visible.
 func (s *Store) MarkLeaseExpiredIfDue(ctx context.Context, id flowfabric.ExecutionID) (res flowfabric.MarkLeaseExpiredResult, err error) {
@@ -51,14 +56,12 @@ func (s *Store) Purge(ctx context.Context, id flowfabric.ExecutionID) (out flowf
 	if err := rules.ValidateExecutionID(id, s.parts); err != nil {
 		return "", err
 	}
+	var refused error
 	err = s.write(ctx, func(tx *Tx) error {
-		r, err := tx.load(id)
-		if err != nil {
+		var r *row
+		var err error
+		if r, refused, err = tx.find(id); err != nil || refused != nil {
 			return err
-		}
-		out = flowfabric.UpkeepCleaned
-		if r == nil {
-			return nil
 		}
 		if !rules.Purgeable(r.st, tx.Now) {
 			out = flowfabric.UpkeepNotYetDue
@@ -67,6 +70,12 @@ func (s *Store) Purge(ctx context.Context, id flowfabric.ExecutionID) (out flowf
 		out = flowfabric.UpkeepPurged
 		return tx.purge(r)
 	})
+	if flowfabric.CodeOf(refused) == flowfabric.CodeExecutionNotFound {
+		return flowfabric.UpkeepCleaned, err
+	}
+	if err == nil {
+		err = refused
+	}
 	return out, err
 }
 
@@ -434,12 +443,12 @@ func (s *Store) SweepLanes(ctx context.Context) (flowfabric.SweepResult, error) 
 			if !l.SweepPending && l.State != flowfabric.LaneDisabled {
 				continue
 			}
-			n, err := tx.sweepLane(l)
+			n, more, err := tx.sweepLane(l)
 			if err != nil {
 				return err
 			}
 			res.Rows += n
-			res.More = res.More || n >= sweepBatch
+			res.More = res.More || more
 		}
 		return nil
 	})
@@ -448,82 +457,138 @@ func (s *Store) SweepLanes(ctx context.Context) (flowfabric.SweepResult, error) 
 
 var (
 	// State 0 is waiting; the literals let the partial indexes serve.
-	qLaneEligible = &Query{`select part, uuid from executions where bucket = ? and offered = 1 and state = 0 order by prio_key limit ?`}
-	qLaneBlocked  = &Query{`select part, uuid from executions where bucket = ? and state = 0 and offered = 0 order by prio_key limit ?`}
+	qLaneEligible = &Query{`select part, uuid, prio_key, xid from executions
+		where bucket = ? and offered = 1 and state = 0 order by prio_key limit ?`}
+	qLaneBlocked = &Query{`select part, uuid, prio_key, xid from executions
+		where bucket = ? and offered = 0 and state = 0 and (prio_key, xid) > (?, ?) order by prio_key, xid limit ?`}
 )
 
-// sweepLane moves one batch of a lane's members towards what its state demands
-// and clears the mark when none is left.
-func (tx *Tx) sweepLane(l *laneRecord) (int, error) {
-	disabled := l.State == flowfabric.LaneDisabled
-	moved := 0
-	for _, b := range tx.s.buckets.byID {
-		if b.lane != l.LaneID || moved >= sweepBatch {
-			continue
-		}
-		keys, err := tx.sweepKeys(b, disabled, sweepBatch-moved)
-		if err != nil {
-			return moved, err
-		}
-		for _, key := range keys {
-			r, err := tx.load(executionID(key))
-			if err != nil || r == nil {
-				return moved, err
-			}
-			var fx rules.Effects
-			if disabled {
-				fx = rules.BlockForLane(r.st, tx.Now)
-			} else {
-				fx = rules.UnblockForLane(r.st, tx.Now)
-			}
-			if fx.Err != nil {
-				tx.s.cfg.Logger.Error("a member of a lane cannot be moved", "execution_id", executionID(key), "error", fx.Err)
-			}
-			if !fx.Changed {
-				continue
-			}
-			if err := tx.save(r, &fx); err != nil {
-				return moved, err
-			}
-			moved++
-		}
+// sweepPlace is how far a pass over the withheld members of a lane has come.
+type sweepPlace struct{ bucket, prio, xid int64 }
+
+// sweepLane moves one batch of a lane's members towards what its state demands,
+// and clears the mark when none is left. more tells that another step is needed.
+func (tx *Tx) sweepLane(l *laneRecord) (moved int, more bool, err error) {
+	if l.State == flowfabric.LaneDisabled {
+		moved, more, err = tx.blockMembers(l.LaneID)
+	} else {
+		moved, more, err = tx.unblockMembers(l.LaneID)
 	}
-	if l.SweepPending && moved < sweepBatch {
-		done := *l
-		done.SweepPending = false
-		return moved, tx.saveLane(&done)
+	if err != nil || more || !l.SweepPending {
+		return moved, more, err
 	}
-	return moved, nil
+	done := *l
+	done.SweepPending = false
+	return moved, false, tx.saveLane(&done)
 }
 
-func (tx *Tx) sweepKeys(b *bucket, disabled bool, limit int) ([]rowKey, error) {
-	var q Stmt
-	if disabled {
-		if b.offered == 0 {
-			return nil, nil
+// blockMembers takes the offered members off the order of claimers.
+func (tx *Tx) blockMembers(lane flowfabric.LaneID) (moved int, more bool, err error) {
+	for b := range tx.s.buckets.lanes[lane] {
+		q := tx.conn.Stmt(qLaneEligible)
+		q.Int(b.id)
+		q.Int(int64(sweepBatch - moved))
+		members, err := sweepMembers(q, true)
+		if err != nil {
+			return moved, false, err
 		}
-		q = tx.conn.Stmt(qLaneEligible)
-	} else {
-		q = tx.conn.Stmt(qLaneBlocked)
+		for _, m := range members {
+			n, err := tx.moveMember(b, m, rules.BlockForLane)
+			if err != nil {
+				return moved, false, err
+			}
+			moved += n
+		}
+		if moved >= sweepBatch {
+			return moved, true, nil
+		}
 	}
-	q.Int(b.id)
-	q.Int(flowfabric.MaxListExamined)
-	var keys []rowKey
+	return moved, false, nil
+}
+
+// unblockMembers looks through the withheld members, granted ones and those that
+// an operator paused among them, for those the lane has blocked. A step looks at
+// a bounded number and the next one goes on behind it.
+func (tx *Tx) unblockMembers(lane flowfabric.LaneID) (moved int, more bool, err error) {
+	at := tx.s.sweeps[lane]
+	examined := 0
+	for _, b := range tx.s.buckets.of(lane) {
+		if b.id < at.bucket {
+			continue
+		}
+		if b.id > at.bucket {
+			at = sweepPlace{bucket: b.id, prio: math.MinInt64}
+		}
+		for ended := false; !ended; {
+			limit := min(sweepBatch-moved, sweepExamined-examined)
+			if limit <= 0 {
+				tx.s.sweeps[lane] = at
+				return moved, true, nil
+			}
+			q := tx.conn.Stmt(qLaneBlocked)
+			q.Int(b.id)
+			q.Int(at.prio)
+			q.Int(at.xid)
+			q.Int(int64(limit))
+			members, err := sweepMembers(q, false)
+			if err != nil {
+				return moved, false, err
+			}
+			for _, m := range members {
+				n, err := tx.moveMember(b, m, rules.UnblockForLane)
+				if err != nil {
+					return moved, false, err
+				}
+				moved += n
+				at.prio, at.xid = m.prio, m.xid
+			}
+			examined += len(members)
+			ended = len(members) < limit
+		}
+	}
+	delete(tx.s.sweeps, lane)
+	return moved, false, nil
+}
+
+// moveMember applies a sweep's rule to one member; one that does not decode is
+// passed over.
+func (tx *Tx) moveMember(b *bucket, m sweepMember, rule func(*rules.State, flowfabric.Millis) rules.Effects) (int, error) {
+	r, err := tx.loadKey(m.key)
+	if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
+		if m.offered {
+			return 0, tx.withhold(b, m.key, err)
+		}
+		return 0, nil
+	}
+	if err != nil || r == nil {
+		return 0, err
+	}
+	fx := rule(r.st, tx.Now)
+	if fx.Err != nil {
+		tx.s.cfg.Logger.Error("a member of a lane cannot be moved", "execution_id", executionID(m.key), "error", fx.Err)
+	}
+	if !fx.Changed {
+		return 0, nil
+	}
+	return 1, tx.save(r, &fx)
+}
+
+type sweepMember struct {
+	key       rowKey
+	prio, xid int64
+	offered   bool
+}
+
+func sweepMembers(q Stmt, offered bool) ([]sweepMember, error) {
+	var list []sweepMember
 	for {
 		ok, err := q.Next()
-		if err != nil {
-			return nil, err
+		if err != nil || !ok {
+			return list, err
 		}
-		if !ok {
-			return keys, nil
-		}
-		key := rowKey{part: uint16(q.ColInt(0))}
-		q.ColBlob(1, key.uuid[:0])
-		keys = append(keys, key)
-		if len(keys) == limit*4 {
-			q.Stop()
-			return keys, nil
-		}
+		m := sweepMember{key: rowKey{part: uint16(q.ColInt(0))}, prio: q.ColInt(2), xid: q.ColInt(3), offered: offered}
+		q.ColBlob(1, m.key.uuid[:0])
+		list = append(list, m)
 	}
 }
 
