@@ -64,8 +64,8 @@ type API struct {
 	table   []*route
 	mux     *http.ServeMux
 	paths   *http.ServeMux
-	allow   map[string]string // pattern to the value of Allow
-	openapi []byte
+	allow   map[string]string      // pattern to the value of Allow
+	openapi func() ([]byte, error) // made at the first request
 
 	failures failures
 	limiter  *limiter
@@ -135,10 +135,7 @@ func New(backend flowfabric.Backend, opt Options) (*API, error) {
 	if err := a.mount(); err != nil {
 		return nil, err
 	}
-	a.openapi, err = a.document()
-	if err != nil {
-		return nil, err
-	}
+	a.openapi = sync.OnceValues(a.document)
 	return a, nil
 }
 

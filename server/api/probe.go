@@ -97,6 +97,10 @@ func metrics(c *call) error {
 }
 
 func openAPI(c *call) error {
-	c.send(http.StatusOK, jsonType, c.api.openapi)
+	doc, err := c.api.openapi()
+	if err != nil {
+		return err
+	}
+	c.send(http.StatusOK, jsonType, doc)
 	return nil
 }
