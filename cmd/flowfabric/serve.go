@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -64,8 +65,15 @@ type process struct {
 	control   *control
 }
 
+// serveGCPercent lets a server collect less often than the default of 100: up to
+// a sixth less CPU under load, for about 100 MB more memory. GOGC overrides it.
+const serveGCPercent = 300
+
 // serve starts a server, waits for ctx to end, and shuts down.
 func (c *cli) serve(ctx context.Context, loaded *config.Loaded) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(serveGCPercent)
+	}
 	p := &process{cli: c, cfg: loaded, log: newLogger(c.err, loaded.Log, isTerminal(c.err)), failed: make(chan error, 2)}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
