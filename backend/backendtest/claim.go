@@ -343,6 +343,32 @@ func claimScenarios(r *runner) {
 		s.is(id, activeVector())
 	})
 
+	r.scenario("02.5.6 a fused claim meets the worker's own grant, and leaves none behind", func(s *scene) {
+		id := s.create()
+		g := s.grant(id, workerA)
+		task := s.claim(id)
+		_, err := s.consume(g, workerA)
+		s.assertCode(err, flowfabric.CodeInvalidClaimGrant)
+		s.complete(task)
+	})
+
+	r.scenario("02.5.6 a fused claim names the lane of the execution, or none", func(s *scene) {
+		id := s.create()
+		args := directArgs(id, workerA)
+		args.LaneID = "other"
+		if s.Remote {
+			args.LaneID = "" // the route takes no lane
+		} else {
+			s.unchanged(id, func() {
+				_, err := s.Backend.IssueGrantAndClaim(s.ctx, args)
+				s.assertCode(err, flowfabric.CodeExecutionNotEligible)
+			})
+			args.LaneID = testLane
+		}
+		_, err := s.Backend.IssueGrantAndClaim(s.ctx, args)
+		s.ok(err)
+	})
+
 	r.scenario("02.5.6 a fused claim resumes and reclaims", func(s *scene) {
 		id, task := s.createClaimed()
 		s.delay(task, 10)

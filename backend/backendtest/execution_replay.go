@@ -16,9 +16,9 @@ func (s *scene) replay(id flowfabric.ExecutionID) flowfabric.ReplayExecutionResu
 func replayScenarios(r *runner) {
 	r.scenario("01.32 replay of a failed execution", func(s *scene) {
 		id, task := s.createClaimed(withPolicy(`{"retry_policy":{"max_retries":1,"backoff":{"type":"fixed","delay_ms":0}}}`), withTags("a.b", "c"))
-		s.setProgress(task, 10, "x")
 		s.fail(task, "")
 		task = s.claim(id)
+		s.setProgress(task, 10, "x")
 		s.fail(task, "")
 		started := s.describe(id).StartedAt
 		s.advance(1000)
