@@ -28,16 +28,11 @@ func newLiveGrants() *liveGrants {
 	return &liveGrants{byKey: make(map[rowKey]liveGrant), lanes: make(map[flowfabric.LaneID]int64)}
 }
 
-func (g *liveGrants) note(r *row, now flowfabric.Millis) {
+func (g *liveGrants) note(r *row) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if old, ok := g.byKey[r.key]; ok {
-		delete(g.byKey, r.key)
-		if old.scheduled {
-			g.lanes[old.lane]--
-		}
-	}
-	if r.st.Grant == nil || !rules.LiveGrant(r.st, now) {
+	g.forget(r.key)
+	if r.st.Grant == nil || r.st.Grant.Lapsed {
 		return
 	}
 	n := liveGrant{r.bucket.lane, r.st.Grant.ExpiresAt, r.st.Grant.IssuedBy == flowfabric.IssuedByScheduler}
@@ -69,7 +64,18 @@ func (g *liveGrants) due(now flowfabric.Millis) bool {
 func (g *liveGrants) drop(k rowKey) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.forget(k)
+}
+
+func (g *liveGrants) forget(k rowKey) {
+	old, ok := g.byKey[k]
+	if !ok {
+		return
+	}
 	delete(g.byKey, k)
+	if old.scheduled {
+		g.lanes[old.lane]--
+	}
 }
 
 func (tx *Tx) granted(lane flowfabric.LaneID) int64 { return tx.s.grants.lanes[lane] }
@@ -86,17 +92,17 @@ func (tx *Tx) lapseGrants() error {
 		}
 	}
 	for _, k := range due {
-		r, err := tx.load(executionID(k))
-		if err != nil {
+		r, err := tx.loadKey(k)
+		if err != nil && flowfabric.AsError(err) == nil {
 			return err
 		}
-		if r == nil {
+		if r == nil { // gone, or it does not decode, as the tick will tell
 			tx.s.grants.drop(k)
 			continue
 		}
 		fx := rules.LapseGrant(r.st, tx.Now)
 		if !fx.Changed {
-			tx.s.grants.note(r, tx.Now)
+			tx.s.grants.note(r)
 			continue
 		}
 		if err := tx.save(r, &fx); err != nil {
@@ -109,8 +115,8 @@ func (tx *Tx) lapseGrants() error {
 var qGrantsAtBoot = &Query{`select xid, bucket, state, offered, prio_key, due_at, holder, rec, part, uuid from executions
 	where due_at <= ? and offered = 0 and (state = ? or state = ?)`}
 
-// loadGrants finds the live grants of a former process: their executions are due
-// within the longest grant TTL.
+// loadGrants finds the grants of a former process that nobody has acted upon,
+// live or lapsed: their executions are due within the longest grant TTL.
 func (s *Store) loadGrants(c Conn) error {
 	now := s.db.Now()
 	s.grants.reset()
@@ -127,6 +133,6 @@ func (s *Store) loadGrants(c Conn) error {
 		if err != nil {
 			continue // a read or an audit names it; it hides nothing here
 		}
-		s.grants.note(r, now)
+		s.grants.note(r)
 	}
 }

@@ -237,7 +237,7 @@ func (tx *Tx) save(r *row, fx *rules.Effects) error {
 	}
 	tx.place(r, old)
 	if r.st.Grant != nil || len(tx.s.grants.byKey) > 0 {
-		tx.s.grants.note(r, tx.Now)
+		tx.s.grants.note(r)
 	}
 	if fx.Offered {
 		tx.offer(r)
