@@ -267,7 +267,8 @@ func passes(ev *flowfabric.Event, f *flowfabric.FeedFilter) bool {
 const trimBatch = 2_000
 
 // TrimFeeds deletes the oldest events of each feed that are past retention, in
-// bounded steps, and saves the sequence numbers.
+// bounded steps, and saves the sequence numbers. What else has served its time
+// goes with them: idempotency keys past their window, and the registry's log.
 func (s *Store) TrimFeeds(ctx context.Context) (flowfabric.SweepResult, error) {
 	var total flowfabric.SweepResult
 	for n := 1; n < len(feedNumbers.labels); n++ {
@@ -286,8 +287,10 @@ func (s *Store) TrimFeeds(ctx context.Context) (flowfabric.SweepResult, error) {
 			}
 		}
 	}
-	err := s.db.Write(ctx, s.parts.NumFlowPartitions, func(tx *Tx) error { return tx.saveHeads() })
-	return total, err
+	if err := s.db.Write(ctx, s.parts.NumFlowPartitions, func(tx *Tx) error { return tx.saveHeads() }); err != nil {
+		return total, err
+	}
+	return total, s.trimSpent(ctx)
 }
 
 func (tx *Tx) trimFeed(n int) (res flowfabric.SweepResult, err error) {

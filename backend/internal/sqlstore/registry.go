@@ -44,7 +44,6 @@ var (
 		on conflict (namespace, instance) do update set rec = excluded.rec`}
 	qDeleteWorker = &Query{`delete from workers where namespace = ? and instance = ?`}
 	qWorkerEvent  = &Query{`insert into worker_events (at, namespace, instance, kind, reason) values (?, ?, ?, ?, ?)`}
-	qTrimWorkers  = &Query{`delete from worker_events where id in (select id from worker_events where at < ? order by id limit 1000)`}
 )
 
 func (s *Store) loadWorkers(c Conn) error {

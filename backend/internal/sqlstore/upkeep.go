@@ -592,7 +592,7 @@ func sweepMembers(q Stmt, offered bool) ([]sweepMember, error) {
 	}
 }
 
-// SweepWorkers deletes registrations past their TTL and trims the log.
+// SweepWorkers deletes registrations past their TTL.
 func (s *Store) SweepWorkers(ctx context.Context) (flowfabric.SweepResult, error) {
 	var res flowfabric.SweepResult
 	now := s.Now()
@@ -622,9 +622,54 @@ func (s *Store) SweepWorkers(ctx context.Context) (flowfabric.SweepResult, error
 			}
 			res.Rows++
 		}
-		q := tx.conn.Stmt(qTrimWorkers)
-		q.Int(int64(tx.Now) - flowfabric.FeedRetentionMs)
-		return q.Exec()
+		return nil
 	})
 	return res, err
+}
+
+var (
+	qTrimKeys = &Query{`delete from idempotency where (namespace, key) in
+		(select namespace, key from idempotency where expires_at <= ? order by expires_at limit ?)`}
+	qTrimWorkers = &Query{`delete from worker_events where id in (select id from worker_events where at < ? order by id limit ?)`}
+	qSpentKey    = &Query{`select 1 from idempotency where expires_at <= ? limit 1`}
+	qSpentEvent  = &Query{`select 1 from worker_events where id = (select min(id) from worker_events) and at < ?`}
+)
+
+// trimSpent deletes expired idempotency keys and old entries of the registry's
+// log, in bounded steps.
+func (s *Store) trimSpent(ctx context.Context) error {
+	for _, spent := range []struct {
+		look, trim *Query
+		before     flowfabric.Millis
+	}{
+		{qSpentKey, qTrimKeys, s.Now()},
+		{qSpentEvent, qTrimWorkers, s.Now() - flowfabric.FeedRetentionMs},
+	} {
+		for range 20 {
+			left := false
+			err := s.db.Read(ctx, func(c Conn) (err error) {
+				q := c.Stmt(spent.look)
+				q.Int(int64(spent.before))
+				left, err = q.Next()
+				q.Stop()
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if !left {
+				break
+			}
+			err = s.db.Write(ctx, trimBatch/10, func(tx *Tx) error {
+				q := tx.conn.Stmt(spent.trim)
+				q.Int(int64(spent.before))
+				q.Int(trimBatch)
+				return q.Exec()
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -1,0 +1,103 @@
+package sqlite
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/backendtest"
+)
+
+// quiet opens a store without engine duties on a clock of the test's own.
+func quiet(t *testing.T, path string, clk *backendtest.Clock) *Backend {
+	t.Helper()
+	b, err := Open(t.Context(), Config{Path: path, Clock: clk, NoEngine: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+func created(t *testing.T, b *Backend, change ...func(*flowfabric.CreateExecutionArgs)) flowfabric.ExecutionID {
+	t.Helper()
+	a := flowfabric.CreateExecutionArgs{Namespace: "test", LaneID: "work", Kind: "task", CreatorIdentity: "tester"}
+	for _, c := range change {
+		c(&a)
+	}
+	res, err := flowfabric.CreateExecution(t.Context(), b, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.ExecutionID
+}
+
+// A grant that lapsed while no process had the file open hides its execution from
+// nobody: the first claim finds it, before any tick.
+func TestGrantLapsedWhileClosed(t *testing.T) {
+	clk := backendtest.NewClock()
+	path := filepath.Join(t.TempDir(), "flow.db")
+	b := quiet(t, path, clk)
+	id := created(t, b)
+	_, err := b.IssueClaimGrant(t.Context(), flowfabric.IssueClaimGrantArgs{ExecutionID: id, LaneID: "work", WorkerID: "w",
+		WorkerInstanceID: "w-1", GrantTTLMs: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	clk.Advance(2_000_000_000)
+
+	b = quiet(t, path, clk)
+	res, err := b.ClaimTasks(t.Context(), flowfabric.ClaimTasksArgs{WorkerID: "x", WorkerInstanceID: "x-1",
+		Lanes: []flowfabric.LaneID{"work"}, MaxTasks: 1, LeaseTTLMs: 1000})
+	if err != nil || len(res.Tasks) != 1 || res.Tasks[0].ExecutionID != id {
+		t.Fatalf("claimed %+v, %v", res.Tasks, err)
+	}
+}
+
+// What has served its time does not stay for ever.
+func TestSpentRowsAreTrimmed(t *testing.T) {
+	clk := backendtest.NewClock()
+	b := quiet(t, "", clk)
+	for i := range 3 {
+		created(t, b, func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = fmt.Sprint("k", i) })
+		nonce := fmt.Sprintf("00000000-0000-4000-8000-00000000000%d", i)
+		if _, err := b.RegisterWorker(t.Context(), flowfabric.RegisterWorkerArgs{Namespace: "test", WorkerID: "w", WorkerInstanceID: "w-1",
+			Lanes: []flowfabric.LaneID{"work"}, InstanceNonce: nonce}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.DeregisterWorker(t.Context(), flowfabric.MarkWorkerDeadArgs{Namespace: "test", WorkerInstanceID: "w-1", Reason: "done"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if keys, events := rows(t, b, "idempotency"), rows(t, b, "worker_events"); keys != 3 || events != 6 {
+		t.Fatalf("%d keys, %d events before", keys, events)
+	}
+	clk.Advance(23 * 3600_000_000_000)
+	created(t, b, func(a *flowfabric.CreateExecutionArgs) { a.IdempotencyKey = "young" })
+	clk.Advance(3600_001_000_000)
+	if _, err := b.TrimFeeds(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if keys, events := rows(t, b, "idempotency"), rows(t, b, "worker_events"); keys != 1 || events != 0 {
+		t.Errorf("%d keys, %d events after", keys, events)
+	}
+}
+
+func rows(t *testing.T, b *Backend, table string) int64 {
+	t.Helper()
+	b.writer.connMu.Lock()
+	defer b.writer.connMu.Unlock()
+	stmt, _, err := b.writer.conn.c.PrepareTransient("select count(*) from " + table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stmt.Finalize() }()
+	if _, err := stmt.Step(); err != nil {
+		t.Fatal(err)
+	}
+	return stmt.ColumnInt64(0)
+}
