@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/backendtest"
 )
@@ -100,4 +102,38 @@ func rows(t *testing.T, b *Backend, table string) int64 {
 		t.Fatal(err)
 	}
 	return stmt.ColumnInt64(0)
+}
+
+// One event that does not decode is told once, after what came before it, and
+// reading goes on behind it.
+func TestBadEventIsPassed(t *testing.T) {
+	clk := backendtest.NewClock()
+	b := quiet(t, "", clk)
+	var ids []flowfabric.ExecutionID
+	for i := range 3 {
+		ids = append(ids, created(t, b, func(a *flowfabric.CreateExecutionArgs) {
+			a.ExecutionID = flowfabric.MakeExecutionID(uint16(i), uuid.New())
+		}))
+		if _, err := b.CancelExecution(t.Context(), flowfabric.CancelExecutionArgs{ExecutionID: ids[len(ids)-1], Source: flowfabric.SourceOperatorOverride}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	meddle(t, b, `update events set rec = x'ff' where feed = 1 and pos = 2`)
+	read := func(from string) (flowfabric.ReadFeedResult, error) {
+		return b.ReadFeed(t.Context(), flowfabric.ReadFeedArgs{Feed: flowfabric.FeedCompletions, Start: from})
+	}
+	first, err := read(flowfabric.FeedStartEarliest)
+	if err != nil || len(first.Events) != 1 || first.Events[0].ExecutionID != ids[0] || !first.HasMore {
+		t.Fatalf("before the bad event: %+v, %v", first, err)
+	}
+	_, err = read(first.NextCursor)
+	bad := flowfabric.AsError(err)
+	if flowfabric.CodeOf(err) != flowfabric.CodeCorruptRecord || bad.Detail("event_id") != "1-1" {
+		t.Fatalf("at the bad event: %v", err)
+	}
+	cursor, _ := bad.Detail("cursor").(string)
+	last, err := read(cursor)
+	if err != nil || len(last.Events) != 1 || last.Events[0].ExecutionID != ids[2] || last.HasMore {
+		t.Fatalf("behind the bad event: %+v, %v", last, err)
+	}
 }

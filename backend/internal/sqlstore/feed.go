@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/flowfabric/flowfabric"
@@ -65,7 +66,7 @@ func (s *Store) decodeCursor(text string, feed flowfabric.Feed, scope uint64) (*
 	}
 	b = b[46:]
 	pos, n := binary.Uvarint(b)
-	if n <= 0 {
+	if n <= 0 || pos > math.MaxInt64 {
 		return nil, badCursor("malformed")
 	}
 	c.pos, b = int64(pos), b[n:]
@@ -133,7 +134,9 @@ func (st *logState) floor(part uint16) uint64 {
 	return floor
 }
 
-// ReadFeed reads one batch of a feed; it never waits.
+// ReadFeed reads one batch of a feed; it never waits. An event that does not
+// decode is corrupt_record with the details "event_id" and "cursor", from which
+// reading goes on behind it; events before it are delivered first.
 func (s *Store) ReadFeed(ctx context.Context, a flowfabric.ReadFeedArgs) (res flowfabric.ReadFeedResult, err error) {
 	n := int(feedNumbers.of(a.Feed))
 	if n < 1 || n >= len(feedNumbers.labels) {
@@ -234,11 +237,17 @@ func (s *Store) readLog(c Conn, n int, a *flowfabric.ReadFeedArgs, st *logState,
 			continue
 		}
 		ev, err := decodeEvent(a.Feed, part, seq, flowfabric.Millis(q.ColInt(3)), q.ColBlob(4, nil))
-		if err != nil {
+		if err != nil && len(res.Events)+len(res.Gaps) > 0 {
+			// What came before it is delivered first; the next read tells.
+			res.HasMore = true
 			q.Stop()
-			return flowfabric.AsError(err).With("event_id", ev.EventID)
+			break
 		}
 		cur.pos, cur.seqs[part] = pos, seq
+		if err != nil {
+			q.Stop()
+			return flowfabric.AsError(err).With("event_id", ev.EventID).With("cursor", s.encodeCursor(cur))
+		}
 		if !passes(&ev, &a.Filter) {
 			continue
 		}
