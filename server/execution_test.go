@@ -429,6 +429,11 @@ func TestUnroutedRequests(t *testing.T) {
 	if got := a.header.Get("Allow"); got != "GET, HEAD, OPTIONS, POST" {
 		t.Errorf("Allow %q", got)
 	}
+	batch := f.call("GET", "/v1/executions/batch", nil)
+	batch.problem(405, flowfabric.CodeMethodNotAllowed)
+	if got := batch.header.Get("Allow"); got != "OPTIONS, POST" {
+		t.Errorf("Allow %q", got)
+	}
 	f.call("PURGE", "/v1/executions", nil).problem(405, flowfabric.CodeMethodNotAllowed)
 	if o := f.call("OPTIONS", "/v1/executions", nil).want(http.StatusNoContent); o.header.Get("Allow") == "" || o.header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("OPTIONS %v", o.header)

@@ -95,15 +95,28 @@ func (a *API) mount() error {
 			methods[rt.pattern] = append(methods[rt.pattern], http.MethodHead)
 		}
 	}
+	unrouted := func(w http.ResponseWriter, _ *http.Request) { w.(*call).unrouted() }
 	a.allow = make(map[string]string, len(methods))
 	for pattern, list := range methods {
 		list = append(list, http.MethodOptions)
 		slices.Sort(list)
 		a.allow[pattern] = strings.Join(list, ", ")
+		a.refuseOthers(pattern, list, unrouted)
 		a.paths.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 	}
-	a.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.(*call).unrouted() })
+	a.mux.HandleFunc("/", unrouted)
 	return nil
+}
+
+// refuseOthers registers the methods a path does not know. Without it a literal
+// path would be taken for the id of a path beside it: GET /v1/executions/batch
+// for an execution called batch.
+func (a *API) refuseOthers(pattern string, known []string, unrouted http.HandlerFunc) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		if !slices.Contains(known, method) {
+			a.mux.HandleFunc(method+" "+pattern, unrouted)
+		}
+	}
 }
 
 // executionArgs is a body that turns into the arguments of an operation on one
