@@ -385,6 +385,19 @@ func TestTokensFileRefusals(t *testing.T) {
 			t.Errorf("%s: taken", name)
 		}
 	}
+	text, _ := json.Marshal([]fields{good})
+	for name, content := range map[string]string{
+		"bracket behind": string(text) + "]", "brace behind": string(text) + "}", "second array": string(text) + "[]",
+		"null": "null", "object": "{}", "empty": "",
+	} {
+		path := filepath.Join(t.TempDir(), "tokens.json")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := (server.Config{APITokensFile: path}).Validate(); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
 	ok := good.with(fields{"namespaces": []string{"*"}, "expires_at": "2100-01-01T00:00:00Z"})
 	if err := (server.Config{APITokensFile: tokens(t, ok)}).Validate(); err != nil {
 		t.Error(err)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -196,8 +197,11 @@ func parseTokens(b []byte) ([]*Principal, error) {
 	if err := dec.Decode(&entries); err != nil {
 		return nil, fmt.Errorf("is no JSON array of tokens: %w", err)
 	}
-	if dec.More() {
+	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // the decoder returns it as it is
 		return nil, fmt.Errorf("has data after the array")
+	}
+	if entries == nil {
+		return nil, fmt.Errorf("is no JSON array of tokens")
 	}
 	names := make(map[string]bool, len(entries))
 	digests := make(map[[sha256.Size]byte]bool, len(entries))
