@@ -90,9 +90,10 @@ func (tx *Tx) putWorker(reg flowfabric.WorkerRegistration, kind string) error {
 		w = &worker{}
 		tx.s.registry.workers[k] = w
 	}
+	beat := !fresh && kind == "" && sameWorker(&w.reg, &reg)
 	w.reg = reg
 	tx.markWorker(k)
-	if !fresh && kind == "" && tx.Now-w.savedAt < heartbeatWriteMs {
+	if beat && tx.Now-w.savedAt < heartbeatWriteMs {
 		return nil
 	}
 	w.savedAt = tx.Now
@@ -111,6 +112,13 @@ func (tx *Tx) putWorker(reg flowfabric.WorkerRegistration, kind string) error {
 		return nil
 	}
 	return tx.logWorker(k, kind, "")
+}
+
+// sameWorker reports whether two registrations differ in the clock alone.
+func sameWorker(a, b *flowfabric.WorkerRegistration) bool {
+	return a.WorkerID == b.WorkerID && a.InstanceNonce == b.InstanceNonce && a.Implicit == b.Implicit &&
+		a.LivenessTTLMs == b.LivenessTTLMs && a.RegisteredAt == b.RegisteredAt &&
+		slices.Equal(a.Lanes, b.Lanes) && slices.Equal(a.Capabilities, b.Capabilities)
 }
 
 func (tx *Tx) logWorker(k workerKey, kind, reason string) error {

@@ -1,0 +1,77 @@
+package sqlstore
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Memory tells what the writer remembers, line by line: labels, counts, heads,
+// names, registrations, grants, feeds. What may lag behind by design, the clock
+// of a heartbeat, is left out.
+func Memory(tx *Tx) ([]string, error) {
+	s := tx.s
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	for id, b := range s.buckets.byID {
+		head := "none"
+		if b.offered > 0 {
+			k, ok, err := tx.head(b)
+			if err != nil {
+				return nil, err
+			}
+			head = fmt.Sprint(k, ok)
+		}
+		_, listed := s.buckets.lanes[b.lane][b]
+		add("bucket %d %s %s %v offered %d listed %t label %v head %s", id, b.lane, b.namespace, b.required, b.offered, listed, b.label, head)
+	}
+	for lane, n := range s.buckets.labelled {
+		if n != 0 {
+			add("labelled %s %d", lane, n)
+		}
+	}
+	for id, l := range s.lanes {
+		add("lane %s %s %+v published %t", id, lane(l), l.SweepPending, lane(l) == published(s, id))
+	}
+	for id := range s.named {
+		add("named %s", id)
+	}
+	for id, c := range s.counts {
+		if *c != (laneCount{}) {
+			add("count %s %v published %t", id, *c, s.pub.counts[id] == *c)
+		}
+	}
+	for k, w := range s.registry.workers {
+		r := w.reg
+		r.LastHeartbeatAt, r.ExpiresAt = 0, 0
+		add("worker %v %+v", k, r)
+	}
+	for k, g := range s.grants.byKey {
+		add("grant %v %+v", k, g)
+	}
+	for lane, n := range s.grants.lanes {
+		if n != 0 {
+			add("granted %s %d", lane, n)
+		}
+	}
+	for n := range s.log.feeds {
+		f := &s.log.feeds[n]
+		add("feed %d at %d published %d", n, f.lastPos, s.pub.heads[n].lastPos)
+		for p, seq := range f.seqs {
+			add("feed %d part %d seq %d trimmed %d published %d %d", n, p, seq, f.trimmed[p], s.pub.heads[n].seqs[p], s.pub.heads[n].trimmed[p])
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func lane(l *laneRecord) string { return strings.ReplaceAll(fmt.Sprintf("%+v", l.Lane), "\n", " ") }
+
+func published(s *Store, id any) string {
+	for k, l := range s.pub.lanes {
+		if any(k) == id {
+			return lane(&l)
+		}
+	}
+	return "not published"
+}
