@@ -1,14 +1,18 @@
 package sqlite
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/backendtest"
+	"github.com/flowfabric/flowfabric/backend/internal/sqlstore"
 )
 
 // quiet opens a store without engine duties on a clock of the test's own.
@@ -135,5 +139,75 @@ func TestBadEventIsPassed(t *testing.T) {
 	last, err := read(cursor)
 	if err != nil || len(last.Events) != 1 || last.Events[0].ExecutionID != ids[2] || last.HasMore {
 		t.Fatalf("behind the bad event: %+v, %v", last, err)
+	}
+}
+
+// TestFailureInAGroup lets one operation of a group fail: the others are carried
+// out all the same, once each, and the writer remembers nothing of the failed
+// attempt.
+func TestFailureInAGroup(t *testing.T) {
+	b := quiet(t, "", backendtest.NewClock())
+	ctx := t.Context()
+	args := flowfabric.CreateExecutionArgs{Namespace: "test", LaneID: "work", Kind: "task", CreatorIdentity: "tester",
+		Policy: []byte(`{"routing_requirements":{"required_capabilities":["gpu"]}}`)}
+	old, err := flowfabric.CreateExecution(ctx, b, args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, release := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		_ = b.Write(ctx, 1, func(*sqlstore.Tx) error {
+			close(held)
+			<-release
+			return nil
+		})
+	})
+	<-held
+	refused := errors.New("refused on purpose")
+	var failure error
+	results := make([]flowfabric.CreateExecutionResult, 20)
+	var tasks []flowfabric.ClaimedExecution
+	for i := range results {
+		all.Go(func() {
+			a := args
+			a.IdempotencyKey = "one"
+			results[i], _ = flowfabric.CreateExecution(ctx, b, a)
+		})
+	}
+	all.Go(func() { failure = b.Write(ctx, 1, func(*sqlstore.Tx) error { return refused }) })
+	all.Go(func() {
+		res, err := b.ClaimTasks(ctx, flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "w-1", Lanes: []flowfabric.LaneID{"work"},
+			Capabilities: []string{"gpu"}, MaxTasks: 1, LeaseTTLMs: 1000})
+		if err != nil {
+			t.Error(err)
+		}
+		tasks = res.Tasks
+	})
+	for waiting := 0; waiting < len(results)+2; runtime.Gosched() {
+		b.writer.mu.Lock()
+		waiting = len(b.writer.queue)
+		b.writer.mu.Unlock()
+	}
+	close(release)
+	all.Wait()
+	if !errors.Is(failure, refused) && flowfabric.AsError(failure) == nil {
+		t.Errorf("the failing operation got %v", failure)
+	}
+	made := 0
+	for _, r := range results {
+		if r.Outcome == flowfabric.OutcomeCreated {
+			made++
+		}
+		if r.ExecutionID != results[0].ExecutionID {
+			t.Errorf("one key gave %s and %s", r.ExecutionID, results[0].ExecutionID)
+		}
+	}
+	if made != 1 || len(tasks) != 1 || tasks[0].ExecutionID != old.ExecutionID && tasks[0].ExecutionID != results[0].ExecutionID {
+		t.Errorf("%d created, claimed %+v", made, tasks)
+	}
+	lane, err := b.GetLane(ctx, "work")
+	if err != nil || lane.Counts[flowfabric.PublicActive] != 1 || lane.Counts[flowfabric.PublicWaiting] != 1 {
+		t.Errorf("counts %v, %v", lane.Counts, err)
 	}
 }
