@@ -172,11 +172,11 @@ func policyScenarios(r *runner) {
 	})
 
 	r.scenario("01.21 jitter draws from the upper half", func(s *scene) {
-		id, task := s.createClaimed(withPolicy(`{"retry_policy":{"max_retries":40,"backoff":{"type":"fixed","delay_ms":101,"jitter":true}}}`))
+		id, task := s.createClaimed(withPolicy(`{"retry_policy":{"max_retries":40,"backoff":{"type":"fixed","delay_ms":3,"jitter":true}}}`))
 		distinct := make(map[int64]bool)
 		for range 40 {
 			d := int64(s.fail(task, "").DelayUntil - s.now())
-			s.that(d >= 51 && d <= 101, "delay %d is outside 51..101", d)
+			s.that(d >= 2 && d <= 3, "delay %d is outside 2..3", d)
 			distinct[d] = true
 			s.promote(id)
 			task = s.claim(id)

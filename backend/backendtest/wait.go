@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/flowfabric/flowfabric"
@@ -55,74 +56,7 @@ func waitScenarios(r *runner) {
 	})
 
 	r.scenario("02.7.3 every cause of eligibility wakes", func(s *scene) {
-		for i, c := range []struct {
-			name string
-			make func() (flowfabric.ExecutionID, func())
-		}{
-			{"promotion", func() (flowfabric.ExecutionID, func()) {
-				id := s.create(withDelayUntil(s.now() + 1000))
-				return id, func() { s.promote(id) }
-			}},
-			{"immediate retry", func() (flowfabric.ExecutionID, func()) {
-				id, task := s.createClaimed(withPolicy(retryAtOnce))
-				return id, func() { s.fail(task, "") }
-			}},
-			{"unpause", func() (flowfabric.ExecutionID, func()) {
-				id := s.create()
-				s.pause(id)
-				return id, func() {
-					_, err := s.Backend.UnpauseExecution(s.ctx, flowfabric.BlockExecutionArgs{ExecutionID: id})
-					s.ok(err)
-				}
-			}},
-			{"replay", func() (flowfabric.ExecutionID, func()) {
-				id := s.create()
-				s.operatorCancel(id)
-				return id, func() { s.replay(id) }
-			}},
-			{"revocation", func() (flowfabric.ExecutionID, func()) {
-				id, _ := s.createClaimed()
-				return id, func() { s.revoke(id) }
-			}},
-			{"lapse", func() (flowfabric.ExecutionID, func()) {
-				id, task := s.createClaimed()
-				return id, func() { s.lapse(task) }
-			}},
-			{"hold released", func() (flowfabric.ExecutionID, func()) {
-				id, _ := s.createClaimed()
-				_, err := s.Backend.RevokeLease(s.ctx, flowfabric.RevokeLeaseArgs{ExecutionID: id, Hold: true})
-				s.ok(err)
-				return id, func() {
-					_, err := s.Backend.ReleaseReclaimHold(s.ctx, id)
-					s.ok(err)
-				}
-			}},
-			{"lane enabled", func() (flowfabric.ExecutionID, func()) {
-				id := s.create(withLane("switched"))
-				s.laneIs("switched", flowfabric.LaneDisabled)
-				s.sweepLanes()
-				return id, func() {
-					s.laneIs("switched", flowfabric.LaneActive)
-					s.sweepLanes()
-				}
-			}},
-			{"grant lapsed", func() (flowfabric.ExecutionID, func()) {
-				id := s.create()
-				g := s.grant(id, workerB)
-				return id, func() {
-					s.advanceTo(g.ExpiresAt)
-					s.tick()
-				}
-			}},
-			{"grant released", func() (flowfabric.ExecutionID, func()) {
-				id := s.create()
-				g := s.grant(id, workerB)
-				return id, func() {
-					_, err := s.Backend.ReleaseGrant(s.ctx, flowfabric.ReleaseGrantArgs{ExecutionID: id, GrantID: g.GrantID, WorkerID: workerB.id})
-					s.ok(err)
-				}
-			}},
-		} {
+		for i, c := range s.eligibilityCauses() {
 			id, cause := c.make()
 			w := workerB.as(flowfabric.WorkerInstanceID(fmt.Sprint("waiter-", i)))
 			answer := s.waitForTask(w, 20_000)
@@ -135,6 +69,70 @@ func waitScenarios(r *runner) {
 			s.that(time.Since(began) < 10*time.Second, "woken by %s after %v", c.name, time.Since(began))
 			s.complete(got.tasks[0])
 		}
+	})
+
+	r.scenario("02.7.3 every cause of eligibility raises an event after its commit", func(s *scene) {
+		for _, c := range s.eligibilityCauses() {
+			id, cause := c.make()
+			d := s.describe(id)
+			events := make(chan flowfabric.WakeEvent, 100)
+			stop := s.store().Watch(func(told []flowfabric.WakeEvent) {
+				for _, e := range told {
+					if e.Kind == flowfabric.WakeEligible && e.LaneID == d.LaneID && (e.Namespace == d.Namespace || e.Namespace == "") {
+						select {
+						case events <- e:
+						default:
+						}
+					}
+				}
+			})
+			cause()
+			select {
+			case <-events:
+			case <-s.ctx.Done():
+				s.t.Fatalf("%s raises no event", c.name)
+			}
+			stop()
+			s.operatorCancel(id)
+		}
+	})
+
+	r.scenario("02.8 a registration that covers a labelled bucket wakes", func(s *scene) {
+		gpu := s.create(withCapabilities("gpu"))
+		s.takeTasks(workerA.can("cpu"), 1)
+		s.is(gpu, uncoveredVector())
+		events := make(chan flowfabric.WakeEvent, 100)
+		stop := s.store().Watch(func(told []flowfabric.WakeEvent) {
+			for _, e := range told {
+				if e.Kind == flowfabric.WakeEligible && slices.Contains(e.Required, "gpu") {
+					events <- e
+				}
+			}
+		})
+		defer stop()
+		s.register(workerB.can("gpu"))
+		select {
+		case <-events:
+		case <-s.ctx.Done():
+			s.t.Fatal("the registration raises no event")
+		}
+	})
+
+	r.scenario("02.7.3 what becomes no one's work raises none", func(s *scene) {
+		id, _ := s.createClaimed()
+		var woken atomic.Bool
+		stop := s.store().Watch(func(told []flowfabric.WakeEvent) {
+			for _, e := range told {
+				if e.Kind == flowfabric.WakeEligible {
+					woken.Store(true)
+				}
+			}
+		})
+		_, err := s.Backend.RevokeLease(s.ctx, flowfabric.RevokeLeaseArgs{ExecutionID: id, Hold: true})
+		s.ok(err)
+		s.create(withDelayUntil(s.now() + 1000))
+		stop()
+		s.that(!woken.Load(), "a held revocation or a delayed create raised an event")
 	})
 
 	r.scenario("02.37 one create wakes one of many waiters", func(s *scene) {
@@ -303,5 +301,81 @@ func (s *scene) untilRegistered(w worker) {
 		if got != nil {
 			return
 		}
+	}
+}
+
+// eligibilityCause makes an execution that nobody may claim, and then lets it
+// become work.
+type eligibilityCause struct {
+	name string
+	make func() (id flowfabric.ExecutionID, cause func())
+}
+
+// eligibilityCauses are the causes of specification 02, section 7.3.
+func (s *scene) eligibilityCauses() []eligibilityCause {
+	return []eligibilityCause{
+		{"promotion", func() (flowfabric.ExecutionID, func()) {
+			id := s.create(withDelayUntil(s.now() + 1000))
+			return id, func() { s.promote(id) }
+		}},
+		{"immediate retry", func() (flowfabric.ExecutionID, func()) {
+			id, task := s.createClaimed(withPolicy(retryAtOnce))
+			return id, func() { s.fail(task, "") }
+		}},
+		{"unpause", func() (flowfabric.ExecutionID, func()) {
+			id := s.create()
+			s.pause(id)
+			return id, func() {
+				_, err := s.Backend.UnpauseExecution(s.ctx, flowfabric.BlockExecutionArgs{ExecutionID: id})
+				s.ok(err)
+			}
+		}},
+		{"replay", func() (flowfabric.ExecutionID, func()) {
+			id := s.create()
+			s.operatorCancel(id)
+			return id, func() { s.replay(id) }
+		}},
+		{"revocation", func() (flowfabric.ExecutionID, func()) {
+			id, _ := s.createClaimed()
+			return id, func() { s.revoke(id) }
+		}},
+		{"lapse", func() (flowfabric.ExecutionID, func()) {
+			id, task := s.createClaimed()
+			return id, func() { s.lapse(task) }
+		}},
+		{"hold released", func() (flowfabric.ExecutionID, func()) {
+			id, _ := s.createClaimed()
+			_, err := s.Backend.RevokeLease(s.ctx, flowfabric.RevokeLeaseArgs{ExecutionID: id, Hold: true})
+			s.ok(err)
+			return id, func() {
+				_, err := s.Backend.ReleaseReclaimHold(s.ctx, id)
+				s.ok(err)
+			}
+		}},
+		{"lane enabled", func() (flowfabric.ExecutionID, func()) {
+			id := s.create(withLane("switched"))
+			s.laneIs("switched", flowfabric.LaneDisabled)
+			s.sweepLanes()
+			return id, func() {
+				s.laneIs("switched", flowfabric.LaneActive)
+				s.sweepLanes()
+			}
+		}},
+		{"grant lapsed", func() (flowfabric.ExecutionID, func()) {
+			id := s.create()
+			g := s.grant(id, workerB)
+			return id, func() {
+				s.advanceTo(g.ExpiresAt)
+				s.tick()
+			}
+		}},
+		{"grant released", func() (flowfabric.ExecutionID, func()) {
+			id := s.create()
+			g := s.grant(id, workerB)
+			return id, func() {
+				_, err := s.Backend.ReleaseGrant(s.ctx, flowfabric.ReleaseGrantArgs{ExecutionID: id, GrantID: g.GrantID, WorkerID: workerB.id})
+				s.ok(err)
+			}
+		}},
 	}
 }
