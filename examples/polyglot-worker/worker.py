@@ -16,7 +16,8 @@ HANDLERS = {
     "upper": lambda payload: payload.decode().upper().encode(),
     "divide": lambda payload: json.dumps((lambda a, b: a / b)(*json.loads(payload))).encode(),
 }
-held, stopping = {}, threading.Event()  # held: lease_id -> task
+held = {}  # lease_id -> task
+stopping, finished = threading.Event(), threading.Event()
 
 
 def call(method, path, body=None):
@@ -51,7 +52,7 @@ def register():
 
 def keep():
     """Every third of the TTL: renews all leases in one call, and keeps the registration alive."""
-    while not stopping.wait(TTL_MS / 3000):
+    while not finished.wait(TTL_MS / 3000):
         tasks = list(held.values())
         try:
             if tasks:
@@ -104,6 +105,6 @@ if __name__ == "__main__":
         for task in claim():
             run(task)
             left = left and left - 1
-    stopping.set()
+    finished.set()
     keeper.join()  # or it might register anew
     insist("DELETE", f"{ME}?namespace={NAMESPACE}&reason=shutdown&revoke_leases=true")
