@@ -429,6 +429,37 @@ func TestSubscribe(t *testing.T) {
 	})
 }
 
+func TestSubscribeGoesOnBehindABadEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &feedBackend{fakeBackend: newFake()}
+		for range 3 {
+			f.emit("default")
+		}
+		broken := true
+		f.setBefore(func(string) error {
+			if !broken {
+				return nil
+			}
+			broken = false
+			return NewError(CodeCorruptRecord, "event 0-1 does not decode").With("event_id", "0-1").With("cursor", "1")
+		})
+		var told error
+		var seqs []uint64
+		for e, err := range NewClient(f).Subscribe(t.Context(), FeedCompletions, SubscribeOptions{Start: FeedStartEarliest}) {
+			if err != nil {
+				told = err
+				continue
+			}
+			if seqs = append(seqs, e.Seq); len(seqs) == 2 {
+				break
+			}
+		}
+		if !errors.Is(told, ErrCorruptRecord) || !slices.Equal(seqs, []uint64{2, 3}) {
+			t.Errorf("told %v, then events %v", told, seqs)
+		}
+	})
+}
+
 func TestSubscribeGapAndRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &feedBackend{fakeBackend: newFake()}

@@ -83,6 +83,13 @@ func (s *subscription) run(ctx context.Context, yield func(Event, error) bool) {
 			yield(Event{}, ctx.Err())
 			return
 		}
+		if behind := behindBadEvent(err); behind != "" {
+			if !yield(Event{}, err) {
+				return
+			}
+			s.args.Start = behind
+			continue
+		}
 		if err != nil && !IsRetryable(err) {
 			yield(Event{}, err)
 			return
@@ -106,6 +113,16 @@ func (s *subscription) run(ctx context.Context, yield func(Event, error) bool) {
 	}
 }
 
+// behindBadEvent is the cursor behind an event that does not decode, "" for any
+// other error.
+func behindBadEvent(err error) string {
+	if e := AsError(err); e != nil && e.Code == CodeCorruptRecord {
+		cursor, _ := e.Detail("cursor").(string)
+		return cursor
+	}
+	return ""
+}
+
 // deliver yields one batch, gaps first.
 func deliver(answer ReadFeedResult, yield func(Event, error) bool) bool {
 	for _, gap := range answer.Gaps {
@@ -125,7 +142,8 @@ func deliver(answer ReadFeedResult, yield func(Event, error) bool) bool {
 // ends or the loop breaks. Delivery is at least once and ordered per partition;
 // an event's Cursor resumes a later subscription behind it. Disconnects are
 // bridged. Trimmed events are announced by a [*GapError], after which the
-// sequence goes on; any other error is its last element: ctx's own,
+// sequence goes on, as it does after an event that does not decode
+// (corrupt_record, details event_id); any other error is its last element: ctx's own,
 // invalid_cursor, invalid_input, or unsupported_operation where a backend has no
 // such feed. (Specification 04, section 5.2.)
 func (w *Worker) Subscribe(ctx context.Context, feed Feed, options SubscribeOptions) iter.Seq2[Event, error] {

@@ -182,10 +182,16 @@ func (e *events) batch(feed flowfabric.Feed, r flowfabric.ReadFeedResult) error 
 	return e.flush()
 }
 
-// broken tells of an error after the first byte and ends the connection.
+// broken tells of an error after the first byte and ends the connection. Behind
+// an event that does not decode the feed can go on: the error carries the cursor
+// to go on with.
 func (e *events) broken(err error) error {
 	fault := asError(err)
-	if werr := e.event("error", "", failed{fault.Code, fault.Class, fault.Message}); werr == nil {
+	behind := ""
+	if fault.Code == flowfabric.CodeCorruptRecord {
+		behind, _ = fault.Detail("cursor").(string)
+	}
+	if werr := e.event("error", behind, failed{fault.Code, fault.Class, fault.Message}); werr == nil {
 		_ = e.flush() // the client may have gone away
 	}
 	return err
