@@ -113,6 +113,30 @@ func TestScenario08BodyLimits(t *testing.T) {
 	tooLarge(f.call("GET", e(id), strings.Repeat(" ", 64<<10+1)), 64<<10, "/v1/executions/{execution_id}")
 }
 
+// TestFieldOverItsLimit: a payload over its limit tells limit and route as a body
+// does, and faults name the field as it was sent.
+func TestFieldOverItsLimit(t *testing.T) {
+	f := serve(t, server.Config{})
+	over := b64(make([]byte, flowfabric.MaxPayloadBytes+1))
+	p := f.call("POST", "/v1/executions", spec.with(fields{"payload": over})).problem(413, flowfabric.CodePayloadTooLarge)
+	if d := details(p); d["limit_bytes"] != float64(flowfabric.MaxPayloadBytes) || d["route"] != "/v1/executions" || d["field"] != "payload" {
+		t.Errorf("details %v", d)
+	}
+	task := f.run()
+	p = f.call("POST", task.a("/complete"), fields{"fence": task.Fence, "payload": over}).problem(413, flowfabric.CodePayloadTooLarge)
+	if d := details(p); d["route"] != "/v1/executions/{execution_id}/attempts/{attempt_index}/complete" || d["field"] != "payload" {
+		t.Errorf("details %v", d)
+	}
+	p = f.call("POST", task.a("/complete"), fields{"fence": task.Fence, "payload_encoding": strings.Repeat("x", 65)}).problem(400, flowfabric.CodeInvalidInput)
+	if details(p)["field"] != "payload_encoding" {
+		t.Errorf("details %v", details(p))
+	}
+	p = f.call("POST", task.a("/fail"), fields{"fence": task.Fence, "reason": "r", "category": "Bad"}).problem(400, flowfabric.CodeInvalidInput)
+	if details(p)["field"] != "category" {
+		t.Errorf("details %v", details(p))
+	}
+}
+
 func TestScenario10UnknownField(t *testing.T) {
 	f := serve(t, server.Config{})
 	p := f.call("POST", "/v1/executions", spec.with(fields{"now": 1})).problem(400, flowfabric.CodeInvalidInput)

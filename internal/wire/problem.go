@@ -90,6 +90,9 @@ func nativeList(list []any) any {
 	return list
 }
 
+// fieldOnWire has the name in a body of what a record names otherwise.
+var fieldOnWire = map[string]string{"failure_category": "category", "result": "payload", "result_encoding": "payload_encoding"}
+
 // NewProblem makes the document of an error. An error of another type becomes
 // internal, a context past its deadline store_timeout, a cancelled one
 // store_unavailable; their texts, and every cause, stay inside the process.
@@ -118,6 +121,9 @@ func NewProblem(err error) *Problem {
 		Retryable: e.Retryable,
 		Kind:      e.Kind,
 		Details:   maps.Clone(e.Details),
+	}
+	if field, _ := e.Detail("field").(string); fieldOnWire[field] != "" {
+		p.Details["field"] = fieldOnWire[field]
 	}
 	if p.Status == 0 {
 		p.Status = classStatus(e.Class)

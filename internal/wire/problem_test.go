@@ -85,6 +85,18 @@ func TestProblemKeepsTheErrorsDetails(t *testing.T) {
 	}
 }
 
+// TestProblemNamesFieldsOfTheBody: a record's name for a value is not always the
+// one it was sent under.
+func TestProblemNamesFieldsOfTheBody(t *testing.T) {
+	for field, want := range map[string]string{"failure_category": "category", "result": "payload", "result_encoding": "payload_encoding", "reason": "reason"} {
+		e := flowfabric.InvalidInput(field, "is wrong")
+		if got := wire.NewProblem(e).Details["field"]; got != want || e.Detail("field") != field {
+			t.Errorf("%s is called %v", field, got)
+		}
+	}
+	wire.NewProblem(flowfabric.NewError(flowfabric.CodeInternal, "m").With("field", []string{"x"}))
+}
+
 func FuzzProblem(f *testing.F) {
 	text, _ := json.Marshal(wire.NewProblem(flowfabric.InvalidInput("a", "b").With("n", 5).With("l", []string{"x"})))
 	f.Add(text)

@@ -161,6 +161,9 @@ func (c *call) fail(err error) {
 		return
 	}
 	p := newProblem(e, c.r.URL.Path, c.requestID)
+	if e.Code == flowfabric.CodePayloadTooLarge && c.route != nil && p.Details["limit"] != nil {
+		p.Details["limit_bytes"], p.Details["route"] = p.Details["limit"], c.route.pattern
+	}
 	setRetryAfter(c.w.Header(), p)
 	buf := getBuffer()
 	defer putBuffer(buf)
