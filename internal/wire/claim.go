@@ -280,6 +280,9 @@ func (s Selection) lanes() ([]flowfabric.LaneID, error) {
 }
 
 func (s Selection) check(worker flowfabric.WorkerID) error {
+	if s.Namespace != nil && *s.Namespace == "" {
+		return flowfabric.InvalidInput("namespace", "must not be empty; absent is any")
+	}
 	if s.WorkerID != nil {
 		return match("worker_id", string(*s.WorkerID), string(worker))
 	}

@@ -95,6 +95,30 @@ func ParseReadFeed(feed flowfabric.Feed, q url.Values) (flowfabric.ReadFeedArgs,
 	return a, err
 }
 
+// checkFeedFilter refuses ids that do not parse, which no event could have.
+func checkFeedFilter(f flowfabric.FeedFilter) error {
+	if f.Namespace != "" {
+		if err := f.Namespace.Validate(); err != nil {
+			return err
+		}
+	}
+	if f.LaneID != "" {
+		if err := f.LaneID.Validate(); err != nil {
+			return err
+		}
+	}
+	if f.FlowID != "" {
+		if err := flowfabric.ValidateUUID("flow_id", string(f.FlowID)); err != nil {
+			return err
+		}
+	}
+	if f.ExecutionID == "" {
+		return nil
+	}
+	_, err := flowfabric.ParseExecutionID(string(f.ExecutionID))
+	return err
+}
+
 func parseFeedFilter(q url.Values) (f flowfabric.FeedFilter, err error) {
 	for _, p := range []struct {
 		name string
@@ -111,10 +135,8 @@ func parseFeedFilter(q url.Values) (f flowfabric.FeedFilter, err error) {
 		}
 		p.set(text)
 	}
-	if f.ExecutionID != "" {
-		if _, err := flowfabric.ParseExecutionID(string(f.ExecutionID)); err != nil {
-			return f, err
-		}
+	if err := checkFeedFilter(f); err != nil {
+		return f, err
 	}
 	if f.Tags, err = queryTags(q); err != nil {
 		return f, err

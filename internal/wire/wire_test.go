@@ -34,6 +34,9 @@ func (f *filler) fill(v reflect.Value) {
 	case reflect.TypeFor[flowfabric.ExecutionID]():
 		v.SetString(string(id))
 		return
+	case reflect.TypeFor[flowfabric.FlowID]():
+		v.SetString("11111111-2222-4333-8444-777777777777")
+		return
 	case reflect.TypeFor[json.RawMessage]():
 		v.SetBytes([]byte(`{"max_replay_count":` + strconv.FormatInt(f.n, 10) + `}`))
 		return
@@ -390,6 +393,7 @@ func TestArgsRefuse(t *testing.T) {
 		"no lanes":                {second(wire.TasksRequest{}.Args("w")), flowfabric.CodeInvalidInput},
 		"no lanes either":         {second(wire.ClaimRequest{Selection: wire.Selection{Lanes: []flowfabric.LaneID{}}}.Args("w")), flowfabric.CodeInvalidInput},
 		"lane and lanes":          {second(wire.ClaimRequest{Selection: wire.Selection{LaneID: &lane, Lanes: []flowfabric.LaneID{"b"}}}.Args("w")), flowfabric.CodeInvalidInput},
+		"empty namespace":         {second(wire.TasksRequest{Selection: wire.Selection{LaneID: &lane, Namespace: (*flowfabric.Namespace)(&empty)}}.Args("w")), flowfabric.CodeInvalidInput},
 		"replay scope":            {second(wire.ReplayRequest{Scope: &text}.Args(id)), flowfabric.CodeInvalidInput},
 		"malformed id of a new":   {second(wire.CreateExecutionRequest{ExecutionID: &bad}.Args()), flowfabric.CodeInvalidExecutionID},
 		"member of a flow":        {second(wire.CreateExecutionRequest{FlowID: &flow}.Args()), flowfabric.CodeUnsupportedOperation},
