@@ -194,6 +194,23 @@ func upkeepScenarios(r *runner) {
 		s.equal("repaired by a second pass", res.Repaired+res.Removed, 0)
 	})
 
+	r.scenario("01.33 reconcile goes over a partition in steps", func(s *scene) {
+		for range 7 {
+			s.create(onPartition(testPartition))
+		}
+		args := flowfabric.ReconcileArgs{Partition: testPartition, Limit: 3}
+		var steps []int
+		for range 10 {
+			res, err := s.store().Reconcile(s.ctx, args)
+			s.ok(err)
+			steps = append(steps, res.Examined)
+			if args.Cursor = res.Next; args.Cursor == "" {
+				break
+			}
+		}
+		s.equal("examined per step", steps, []int{3, 3, 1})
+	})
+
 	r.scenario("01.33 reconcile finds nothing to repair after ordinary work", func(s *scene) {
 		for _, c := range columns() {
 			c.reach(s)
