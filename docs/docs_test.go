@@ -3,7 +3,9 @@
 package docs_test
 
 import (
+	"errors"
 	"go/format"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -295,11 +297,17 @@ var (
 func TestNamesExist(t *testing.T) {
 	words := map[string]bool{}
 	err := filepath.WalkDir("..", func(path string, entry os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // another package's test has cleaned up
+		}
 		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
 			return err
 		}
 		words[strings.TrimSuffix(entry.Name(), ".go")] = true // files are named too
 		source, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		for _, w := range word.FindAllString(string(source), -1) {
 			words[w] = true
 		}
