@@ -76,7 +76,7 @@ func feedScenarios(r *runner) {
 		task = s.claim(id)
 		s.delay(task, 10)
 		s.promote(id)
-		task = s.claim(id)
+		s.claim(id)
 		s.revoke(id)
 		task = s.claim(id)
 		s.equal("events while it lives", len(s.events(flowfabric.FeedCompletions, id)), 0)
