@@ -19,8 +19,11 @@ type bucket struct {
 
 	// Kept by the writer.
 	offered int
-	head    headKey // best offered member; valid while headKnown
+	head    headKey // best offered member; valid while known
 	known   bool
+	best    flowfabric.Candidate // the member last described as a candidate, by bestKey
+	bestKey headKey
+	server  workerKey // a registration that covered the bucket when last looked
 }
 
 // headKey orders members of a bucket.
@@ -39,6 +42,8 @@ func (h headKey) less(o headKey) bool {
 	}
 	return string(h.uuid[:]) < string(o.uuid[:])
 }
+
+func (h headKey) rowKey() rowKey { return rowKey{part: partOfRank(h.rank), uuid: h.uuid} }
 
 func (r *row) headKey(p rules.Placement) headKey {
 	return headKey{prio: p.PrioKey, rank: idRank(r.key.part), uuid: r.key.uuid}

@@ -232,10 +232,15 @@ func (tx *Tx) lift(reg flowfabric.WorkerRegistration) error {
 	return nil
 }
 
-// covered reports whether one live registration covers the bucket alone.
+// covered reports whether one live registration covers the bucket alone. The
+// worker that did at the last look is asked first.
 func (tx *Tx) covered(b *bucket) bool {
-	for _, w := range tx.s.registry.workers {
+	if w := tx.s.registry.workers[b.server]; w != nil && rules.Covers(w.reg, b.lane, b.namespace, b.required, tx.Now) {
+		return true
+	}
+	for k, w := range tx.s.registry.workers {
 		if rules.Covers(w.reg, b.lane, b.namespace, b.required, tx.Now) {
+			b.server = k
 			return true
 		}
 	}
@@ -245,15 +250,17 @@ func (tx *Tx) covered(b *bucket) bool {
 // uncovered labels a bucket that an asking worker does not cover, when no live
 // worker covers it and its lane has been named.
 func (tx *Tx) uncovered(b *bucket) error {
+	l := rules.Label{UncoveredSince: b.label.UncoveredSince, LastMismatchAt: tx.Now}
+	if l.UncoveredSince != 0 { // who comes to cover it lifts the label
+		if tx.Now-b.label.LastMismatchAt < heartbeatWriteMs {
+			return nil
+		}
+		return tx.label(b, l)
+	}
 	if !tx.s.named[b.lane] || tx.covered(b) {
 		return nil
 	}
-	l := rules.Label{UncoveredSince: b.label.UncoveredSince, LastMismatchAt: tx.Now}
-	if l.UncoveredSince == 0 {
-		l.UncoveredSince = tx.Now
-	} else if tx.Now-b.label.LastMismatchAt < heartbeatWriteMs {
-		return nil
-	}
+	l.UncoveredSince = tx.Now
 	return tx.label(b, l)
 }
 

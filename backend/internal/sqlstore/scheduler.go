@@ -20,17 +20,17 @@ func sortBy[E any](list []E, less func(x, y E) bool) {
 	})
 }
 
-// Members of a bucket in claim order, read from the index alone: most are in the
-// writer's cache.
-var qTakeOffered = &Query{`select id_rank, uuid from executions where bucket = ? and offered = 1
+// Members of a bucket in claim order, read from the index alone.
+var qTakeOffered = &Query{`select prio_key, id_rank, uuid from executions where bucket = ? and offered = 1
 	order by prio_key, id_rank, uuid limit ?`}
 
-// source is one covered bucket during a claim: its next candidates.
+// source is one covered bucket during a claim: its next candidates. Nothing is
+// read of a bucket until it is its turn: the writer knows its head.
 type source struct {
 	b    *bucket
-	rows []*row
+	keys []headKey
 	next int
-	more bool // the bucket may hold rows beyond those read
+	more bool // the bucket may hold members beyond those read
 }
 
 // ClaimCandidates takes up to Max executions in one step.
@@ -76,7 +76,7 @@ func (tx *Tx) sources(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCa
 				continue
 			}
 			if len(b.required) == 0 || len(flowfabric.MissingCapabilities(b.required, a.Capabilities)) == 0 {
-				out = append(out, &source{b: b, more: true})
+				out = append(out, &source{b: b})
 				continue
 			}
 			if examined++; examined > flowfabric.MaxUncoveredBuckets {
@@ -114,13 +114,14 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 		if tx.full(src.b.lane) {
 			continue
 		}
-		ok, err := tx.advance(src, a.Max)
+		head, ok, err := tx.head(src.b)
 		if err != nil {
 			return list, err
 		}
 		if ok {
+			src.keys, src.more = append(src.keys, head), src.b.offered > 1
 			live = append(live, src)
-			heads = append(heads, candidate(src.rows[src.next]))
+			heads = append(heads, tx.candidate(src.b, head))
 		}
 	}
 	evaluated := 0
@@ -134,13 +135,11 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 			break
 		}
 		src := live[i]
-		r := src.rows[src.next]
-		src.next++
-		evaluated++
-		took, err := tx.takeOne(a, r, hash, res, &list)
+		took, err := tx.takeNext(a, src, hash, res, &list)
 		if err != nil {
 			return list, err
 		}
+		evaluated++
 		if took {
 			a.Picker.Taken(heads[i])
 		}
@@ -148,12 +147,16 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 			live, heads = dropLane(live, heads, src.b.lane)
 			continue
 		}
-		ok, err := tx.advance(src, a.Max-len(list)-len(res.Grants))
+		want := a.Max - len(list) - len(res.Grants)
+		if want == 0 && src.b.offered > 0 {
+			break
+		}
+		ok, err := tx.advance(src, want)
 		if err != nil {
 			return list, err
 		}
 		if ok {
-			heads[i] = candidate(src.rows[src.next])
+			heads[i] = tx.candidate(src.b, src.keys[src.next])
 			continue
 		}
 		live = slices.Delete(live, i, i+1)
@@ -175,6 +178,21 @@ func dropLane(live []*source, heads []flowfabric.Candidate, lane flowfabric.Lane
 		}
 	}
 	return live[:n], heads[:n]
+}
+
+// takeNext takes the next candidate of a bucket; one that does not decode is
+// withheld and counts as not taken.
+func (tx *Tx) takeNext(a *flowfabric.ClaimCandidatesArgs, src *source, hash string, res *flowfabric.ClaimCandidatesResult, list *[]claimed) (bool, error) {
+	key := src.keys[src.next].rowKey()
+	src.next++
+	r, err := tx.loadKey(key)
+	if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
+		return false, tx.withhold(src.b, key, err)
+	}
+	if err != nil || r == nil {
+		return false, err
+	}
+	return tx.takeOne(a, r, hash, res, list)
 }
 
 func (tx *Tx) takeOne(a *flowfabric.ClaimCandidatesArgs, r *row, hash string, res *flowfabric.ClaimCandidatesResult, list *[]claimed) (bool, error) {
@@ -209,53 +227,47 @@ func (tx *Tx) takeOne(a *flowfabric.ClaimCandidatesArgs, r *row, hash string, re
 	return true, nil
 }
 
-func candidate(r *row) flowfabric.Candidate {
-	x := &r.st.Exec
-	return flowfabric.Candidate{LaneID: r.bucket.lane, Namespace: r.bucket.namespace, Priority: x.Priority, CreatedAt: x.CreatedAt, ID: x.ExecutionID}
+// candidate describes a member of a bucket by its place in the order alone.
+func (tx *Tx) candidate(b *bucket, k headKey) flowfabric.Candidate {
+	if b.best.ID != "" && b.bestKey == k {
+		return b.best
+	}
+	// The key is created_at - priority·10^12; no execution waits for 15 years.
+	const step = 1_000_000_000_000
+	priority := min(max((int64(tx.Now)-k.prio+step/2)/step, 0), flowfabric.MaxPriority)
+	c := flowfabric.Candidate{LaneID: b.lane, Namespace: b.namespace, Priority: int32(priority),
+		CreatedAt: flowfabric.Millis(k.prio + priority*step), ID: executionID(k.rowKey())}
+	b.best, b.bestKey = c, k
+	return c
 }
 
 // advance makes sure that src has a next candidate, reading more when it must.
 func (tx *Tx) advance(src *source, want int) (bool, error) {
-	for {
-		if src.next < len(src.rows) {
-			return true, nil
-		}
-		if !src.more || src.b.offered == 0 {
-			return false, nil
-		}
-		src.rows, src.next = src.rows[:0], 0
-		limit := min(max(want, 1), flowfabric.MaxClaimTasks)
-		q := tx.conn.Stmt(qTakeOffered)
-		q.Int(src.b.id)
-		q.Int(int64(limit))
-		keys := tx.keys[:0]
-		for {
-			ok, err := q.Next()
-			if err != nil {
-				return false, err
-			}
-			if !ok {
-				break
-			}
-			key := rowKey{part: partOfRank(q.ColInt(0))}
-			q.ColBlob(1, key.uuid[:0])
-			keys = append(keys, key)
-		}
-		tx.keys = keys
-		for _, key := range keys {
-			r, err := tx.loadKey(key)
-			if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
-				err = tx.withhold(src.b, key, err)
-			}
-			if err != nil {
-				return false, err
-			}
-			if r != nil {
-				src.rows = append(src.rows, r)
-			}
-		}
-		src.more = len(keys) == limit
+	if src.next < len(src.keys) {
+		return true, nil
 	}
+	if !src.more || src.b.offered == 0 {
+		return false, nil
+	}
+	src.keys, src.next = src.keys[:0], 0
+	limit := min(max(want, 1), flowfabric.MaxClaimTasks)
+	q := tx.conn.Stmt(qTakeOffered)
+	q.Int(src.b.id)
+	q.Int(int64(limit))
+	for {
+		ok, err := q.Next()
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			break
+		}
+		k := headKey{prio: q.ColInt(0), rank: q.ColInt(1)}
+		q.ColBlob(2, k.uuid[:0])
+		src.keys = append(src.keys, k)
+	}
+	src.more = len(src.keys) == limit
+	return len(src.keys) > 0, nil
 }
 
 var qWithhold = &Query{`update executions set offered = 0 where part = ? and uuid = ?`}

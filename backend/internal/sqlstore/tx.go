@@ -21,7 +21,6 @@ type Tx struct {
 		heads   []headChange
 	}
 	scratch []byte
-	keys    []rowKey
 }
 
 var (
