@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/google/uuid"
 	zs "zombiezen.com/go/sqlite"
@@ -120,7 +121,22 @@ func Restore(ctx context.Context, backup, path string) error {
 		_ = os.Remove(tmp)
 		return err
 	}
-	return os.Rename(tmp, path)
+	if err := os.Rename(tmp, path); err != nil {
+		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "%s cannot be put in place", path).Wrap(err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a rename durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err == nil {
+		err = errors.Join(d.Sync(), d.Close())
+	}
+	if err != nil {
+		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "the directory %s cannot be synced", dir).Wrap(err)
+	}
+	return nil
 }
 
 func restoreInto(ctx context.Context, backup, tmp string) error {
@@ -129,7 +145,12 @@ func restoreInto(ctx context.Context, backup, tmp string) error {
 		return flowfabric.InvalidInput("backup", "%v", err)
 	}
 	defer src.Close()
-	dst, err := zs.OpenConn(tmp, zs.OpenReadWrite|zs.OpenCreate)
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "%s cannot be made", tmp).Wrap(err)
+	}
+	_ = f.Close()
+	dst, err := zs.OpenConn(tmp, zs.OpenReadWrite)
 	if err != nil {
 		return fault(err, flowfabric.CodeStoreUnavailable)
 	}

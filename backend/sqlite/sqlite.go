@@ -125,7 +125,7 @@ func (b *Backend) open(ctx context.Context) (err error) {
 	}
 	b.Store = sqlstore.New(sqlstore.Config{Family: family, Version: zs.Version, Path: b.path, Partitions: b.cfg.PartitionConfig,
 		Feeds: b.cfg.Feeds, StrictLanes: b.cfg.StrictLanes, Logger: b.cfg.Logger})
-	b.writer = newWriter(c, b.clock, b.Store.Hooks())
+	b.writer = newWriter(c, b.clock, b.Store.Hooks(), b.cfg.Logger)
 	newest, err := sqlstore.NewestInstant(c)
 	if err != nil {
 		return err

@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -47,10 +49,13 @@ type writer struct {
 
 	// afterCommit is called after every commit, outside the lock.
 	afterCommit func()
+
+	log     *slog.Logger
+	failing bool // the last commit failed; said once, and once that it is over
 }
 
-func newWriter(c *conn, clk *clock, hooks sqlstore.Hooks) *writer {
-	return &writer{conn: c, clock: clk, hooks: hooks, signal: make(chan struct{}, 1), gone: make(chan struct{})}
+func newWriter(c *conn, clk *clock, hooks sqlstore.Hooks, log *slog.Logger) *writer {
+	return &writer{conn: c, clock: clk, hooks: hooks, log: log, signal: make(chan struct{}, 1), gone: make(chan struct{})}
 }
 
 var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
@@ -157,6 +162,7 @@ func (w *writer) run() {
 func (w *writer) commit(group []*request) {
 	w.connMu.Lock()
 	tx, err := w.attempt(group)
+	w.report(err)
 	if err == nil {
 		w.connMu.Unlock()
 		w.hooks.Committed(tx)
@@ -170,6 +176,7 @@ func (w *writer) commit(group []*request) {
 	var published []*sqlstore.Tx
 	for i := range group {
 		tx, err := w.attempt(group[i : i+1])
+		w.report(err)
 		group[i].err = err
 		if err == nil {
 			published = append(published, tx)
@@ -178,6 +185,23 @@ func (w *writer) commit(group []*request) {
 	w.connMu.Unlock()
 	for _, tx := range published {
 		w.hooks.Committed(tx)
+	}
+}
+
+// report logs the begin and the end of a time in which commits fail. An operation
+// that meets a record it cannot read is no failure of the store.
+func (w *writer) report(err error) {
+	code := flowfabric.CodeOf(err)
+	if err != nil && code != flowfabric.CodeStoreFull && code != flowfabric.CodeStoreFault && !errors.Is(err, flowfabric.ClassRetryableTransport) {
+		return
+	}
+	if failed := err != nil; failed != w.failing {
+		w.failing = failed
+		if failed {
+			w.log.Error("the store cannot commit", "error", err)
+			return
+		}
+		w.log.Info("the store commits again")
 	}
 }
 
