@@ -388,7 +388,7 @@ func TestPartitionCountsAreFixed(t *testing.T) {
 	if r.code != exitUsage {
 		t.Errorf("%+v", r)
 	}
-	contains(t, r.err, "partition_count_mismatch", "16", "128")
+	contains(t, r.err, "partition_count_mismatch", "16", `FF_FLOW_PARTITIONS="128"`)
 	s := start(t, dir, nil) // auto takes the store's
 	parts, err := s.connect().PartitionConfig(t.Context())
 	if err != nil || parts.NumFlowPartitions != 16 {

@@ -223,11 +223,33 @@ func (p *process) openStore(ctx context.Context, metrics *server.Metrics) error 
 		}
 	}
 	b, err := sqlite.Open(ctx, p.storeConfig(metrics))
+	if flowfabric.CodeOf(err) == flowfabric.CodePartitionCountMismatch {
+		return p.nameCounts(err)
+	}
 	if err != nil {
 		return err
 	}
 	p.backend = b
 	return nil
+}
+
+// nameCounts puts the partition counts that were given, by their variables, in
+// front of the error that refuses them.
+func (p *process) nameCounts(err error) error {
+	counts := p.cfg.Partitions
+	for _, c := range []struct {
+		variable string
+		n        int
+	}{
+		{"FF_QUOTA_PARTITIONS", counts.NumQuotaPartitions},
+		{"FF_BUDGET_PARTITIONS", counts.NumBudgetPartitions},
+		{"FF_FLOW_PARTITIONS", counts.NumFlowPartitions},
+	} {
+		if p.cfg.Given(c.variable) && c.n > 0 {
+			err = fmt.Errorf("%s=\"%d\": %w", c.variable, c.n, err)
+		}
+	}
+	return err
 }
 
 func (p *process) storeConfig(metrics *server.Metrics) sqlite.Config {
