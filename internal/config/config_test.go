@@ -93,6 +93,7 @@ func TestRefusals(t *testing.T) {
 		{"FF_API_TOKEN=sixteen bytes and a blank", []string{"FF_API_TOKEN", Redacted, "illegal"}},
 		{"FF_CORS_ORIGINS=", []string{"FF_CORS_ORIGINS", "empty"}},
 		{"FF_CORS_ORIGINS=https://a.example,b.example", []string{"FF_CORS_ORIGINS", `"b.example" is no origin`}},
+		{"FF_CORS_ORIGINS=https://a.example:99999", []string{"FF_CORS_ORIGINS", "is no origin"}},
 		{"FF_CORS_ORIGINS=https://a.example/path", []string{"FF_CORS_ORIGINS", "is no origin"}},
 		{"FF_CORS_ORIGINS=*,https://a.example", []string{"FF_CORS_ORIGINS", "alone"}},
 		{"FF_TICK_INTERVAL=250", []string{"FF_TICK_INTERVAL", `"250"`, "unit"}},

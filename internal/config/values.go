@@ -128,6 +128,13 @@ func loopback(addr string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+// portFits reports whether a port, which may be absent, is one: a URL takes any
+// digits.
+func portFits(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
+}
+
 func setOrigins(c *Config, s string) error {
 	c.CORSOrigins = nil
 	entries := splitList(s)
@@ -144,7 +151,7 @@ func setOrigins(c *Config, s string) error {
 		}
 		u, err := url.Parse(e)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil ||
-			u.Scheme+"://"+u.Host != e || strings.HasSuffix(u.Host, ":") || strings.Contains(u.Host, "*") {
+			u.Scheme+"://"+u.Host != e || !portFits(u.Port()) || strings.HasSuffix(u.Host, ":") || strings.Contains(u.Host, "*") {
 			return badValue("%q is no origin; write scheme://host[:port] without a path", e)
 		}
 		c.CORSOrigins = append(c.CORSOrigins, e)
