@@ -271,6 +271,9 @@ func TestLeases(t *testing.T) {
 		t.Error("the list of leases shows a fence")
 	}
 	contains(t, d.ok("execution", "explain", id).out, "running on mailer-1")
+	d.ok("lane", "set", "default", "--max-concurrency", "1")
+	contains(t, d.ok("execution", "explain", d.submit("k")).out, "at its limit: 1 of 1")
+	d.ok("lane", "set", "default", "--max-concurrency", "0")
 
 	var out map[string]any
 	d.json(&out, "execution", "revoke-lease", id, "--hold", "--reason", "hangs")

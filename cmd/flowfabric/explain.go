@@ -23,6 +23,10 @@ type laneBrief struct {
 	LaneID      flowfabric.LaneID    `json:"lane_id"`
 	State       flowfabric.LaneState `json:"state"`
 	StateReason string               `json:"state_reason,omitempty"`
+	// MaxConcurrency is the lane's bound on running executions, 0 for none, and
+	// Active how many of its executions are active now.
+	MaxConcurrency int   `json:"max_concurrency,omitempty"`
+	Active         int64 `json:"active"`
 }
 
 func (c *cli) executionExplainCommand() *cobra.Command {
@@ -66,7 +70,7 @@ func explain(ctx context.Context, b flowfabric.Backend, s *flowfabric.ExecutionS
 		return nil, err
 	}
 	if err == nil {
-		e.Lane = &laneBrief{lane.LaneID, lane.State, lane.StateReason}
+		e.Lane = &laneBrief{lane.LaneID, lane.State, lane.StateReason, lane.MaxConcurrency, lane.Counts[flowfabric.PublicActive]}
 	}
 	if e.Routing, err = b.ExplainRouting(ctx, s.ExecutionID); err != nil {
 		return nil, err
@@ -97,6 +101,9 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 		e.Advice = append(e.Advice, fmt.Sprintf("enable the lane: flowfabric lane enable %q", string(s.LaneID)))
 	case s.EligibilityState == flowfabric.BlockedByRoute:
 		e.Summary = "no live worker can run it: " + s.BlockingDetail
+	case s.EligibilityState == flowfabric.EligibleNow && e.Lane != nil && e.Lane.MaxConcurrency > 0 && e.Lane.Active >= int64(e.Lane.MaxConcurrency):
+		e.Summary = fmt.Sprintf("its lane %q is at its limit: %d of %d are running", s.LaneID, e.Lane.Active, e.Lane.MaxConcurrency)
+		e.Advice = append(e.Advice, fmt.Sprintf("wait for one to end, or raise the limit: flowfabric lane set %q --max-concurrency N", string(s.LaneID)))
 	case s.EligibilityState == flowfabric.EligibleNow:
 		e.Summary = "it is waiting for a worker to claim it"
 	default:
