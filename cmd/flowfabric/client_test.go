@@ -272,7 +272,9 @@ func TestLeases(t *testing.T) {
 	}
 	contains(t, d.ok("execution", "explain", id).out, "running on mailer-1")
 	d.ok("lane", "set", "default", "--max-concurrency", "1")
-	contains(t, d.ok("execution", "explain", d.submit("k")).out, "at its limit: 1 of 1")
+	next := d.submit("k")
+	contains(t, d.ok("execution", "explain", next).out, "at its limit: 1 of 1")
+	d.ok("execution", "cancel", next)
 	d.ok("lane", "set", "default", "--max-concurrency", "0")
 
 	var out map[string]any

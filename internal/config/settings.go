@@ -208,7 +208,7 @@ func table() []Setting {
 			Doc: "bound of the whole shutdown",
 			set: durationTo(func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Millisecond, time.Hour)},
 		Setting{Name: "LOG_LEVEL", Default: "info", Kind: KindString, Group: groupProcess, emptyRefused: true,
-			Doc: "debug, info, warn or error; also per component: info,scheduler=debug",
+			Doc: "debug, info, warn or error; also per component: info,engine=debug",
 			set: setLogLevel},
 		Setting{Name: "LOG_FORMAT", Kind: KindString, Group: groupProcess,
 			Doc: "json or text; unset: text on a terminal, else json",
