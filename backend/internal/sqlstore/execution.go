@@ -94,7 +94,7 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 				continue
 			}
 			out[i] = flowfabric.Item[flowfabric.CreateExecutionResult]{}
-			if err := tx.create(p, &out[i]); err != nil {
+			if err := tx.create(p, items[i].ExecutionID == "", &out[i]); err != nil {
 				return err
 			}
 		}
@@ -112,7 +112,9 @@ var (
 		on conflict (namespace, key) do update set part = excluded.part, uuid = excluded.uuid, expires_at = excluded.expires_at`}
 )
 
-func (tx *Tx) create(p *rules.Prepared, out *flowfabric.Item[flowfabric.CreateExecutionResult]) error {
+// create makes one execution. An identifier that this very call has minted is
+// not looked for: the unique index would refuse it.
+func (tx *Tx) create(p *rules.Prepared, minted bool, out *flowfabric.Item[flowfabric.CreateExecutionResult]) error {
 	id := p.State.Exec.ExecutionID
 	reserve := p.Args.IdempotencyKey != "" && p.DedupWindowMs > 0
 	if reserve {
@@ -125,16 +127,22 @@ func (tx *Tx) create(p *rules.Prepared, out *flowfabric.Item[flowfabric.CreateEx
 				out.Err = flowfabric.NewError(flowfabric.CodePartitionMismatch, "the key is bound to %s, which is not on the flow's partition", reserved)
 				return nil
 			}
-			id, reserve = reserved, false
+			id, reserve, minted = reserved, false, false
 		}
 	}
-	if r, err := tx.load(id); err != nil {
+	var r *row
+	var err error
+	if !minted {
+		r, err = tx.load(id)
+	}
+	if err != nil {
 		if flowfabric.AsError(err) == nil {
 			return err
 		}
 		out.Err = err
 		return nil
-	} else if r != nil {
+	}
+	if r != nil {
 		out.Result = flowfabric.CreateExecutionResult{Outcome: flowfabric.OutcomeDuplicate, ExecutionID: id,
 			SameSpec: rules.SameSpec(p, r.st.Exec.SpecDigest)}
 		if reserve {
@@ -168,7 +176,7 @@ func (tx *Tx) create(p *rules.Prepared, out *flowfabric.Item[flowfabric.CreateEx
 	}
 	// Share the bucket's strings: thousands of rows carry them.
 	st.Exec.LaneID, st.Exec.Namespace, st.Exec.RequiredCapabilities = b.lane, b.namespace, b.required
-	r := &row{key: keyOf(id), bucket: b, st: st}
+	r = &row{key: keyOf(id), bucket: b, st: st}
 	if err := tx.insert(r, p.Args.Payload, p.Args.PayloadEncoding, p.PolicyJSON, &fx); err != nil {
 		return err
 	}
