@@ -137,6 +137,14 @@ func TestSubmitRetriesKeyedOnly(t *testing.T) {
 				t.Errorf("%+v: %d calls", step.args, n)
 			}
 		}
+		f.setBefore(always(NewError(CodeStoreUnavailable, "down").With("repeats", 3), "create_executions"))
+		before := f.count("create_executions")
+		if _, err := c.Submit(t.Context(), CreateExecutionArgs{Kind: "k", IdempotencyKey: "key"}); !errors.Is(err, ErrStoreUnavailable) {
+			t.Errorf("got %v", err)
+		}
+		if n := f.count("create_executions") - before; n != 1 {
+			t.Errorf("%d calls of what was repeated below", n)
+		}
 		f.setBefore(always(&Error{Code: CodeBackendOverloaded, Class: ClassCapacity, Retryable: true, RetryAfter: 7 * time.Second}, "create_executions"))
 		time.AfterFunc(time.Second, func() { f.setBefore(nil) })
 		start := time.Now()

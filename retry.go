@@ -63,9 +63,10 @@ func retryAfter[R any](ctx context.Context, clock Clock, err error, op func(cont
 }
 
 // autoRetryable reports whether an idempotent operation that failed with err is
-// repeated. A conflict that time may resolve is left to the caller.
+// repeated. A conflict that time may resolve is left to the caller, and so is
+// what a backend over HTTP has repeated itself, as its detail "repeats" tells.
 func autoRetryable(err error) bool {
-	return err != nil && IsRetryable(err) && !errors.Is(err, ClassConflict)
+	return err != nil && IsRetryable(err) && !errors.Is(err, ClassConflict) && AsError(err).Detail("repeats") == nil
 }
 
 // definite reports whether err is an answer of the engine, so that the outcome

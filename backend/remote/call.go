@@ -114,21 +114,28 @@ func (b *Backend) take(ctx context.Context, c call, read func(status int, body [
 		if over := b.over(ctx); over != nil {
 			return a, over
 		}
-		if !c.repeat || n == maxRepeats || !passing(err) {
+		if !c.repeat || !passing(err) {
 			return a, err
 		}
 		rest, ok := b.rest(n, err)
-		if !ok {
-			return a, err
+		if !ok || n == maxRepeats {
+			return a, givenUp(err, n)
 		}
 		b.log.Debug("repeating a call", "op", c.op, "repeat", n+1, "pause", rest, "error", err)
 		if b.pause(limited, rest) != nil {
 			if over := b.over(ctx); over != nil {
 				return a, over
 			}
-			return a, err
+			return a, givenUp(err, n)
 		}
 	}
+}
+
+// givenUp notes in a fault how often the call was repeated, so that nobody above
+// repeats it as often once more.
+func givenUp(err error, repeats int) error {
+	flowfabric.AsError(err).With("repeats", repeats)
+	return err
 }
 
 // encode makes the body; one that is JSON already is taken as it is.

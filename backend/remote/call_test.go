@@ -227,7 +227,11 @@ func TestRepeats(t *testing.T) {
 			}
 		}
 	}
-	b, s := open(t, unavailable, unavailable, ok(`{"lane_id":"l"}`))
+	b, s := open(t, unavailable)
+	if _, err := flowfabric.NewClient(b).ReadContext(t.Context(), testID); flowfabric.CodeOf(err) != flowfabric.CodeStoreUnavailable || len(s.heard) != 4 {
+		t.Errorf("a client's read: %v, %d calls, want 4", err, len(s.heard))
+	}
+	b, s = open(t, unavailable, unavailable, ok(`{"lane_id":"l"}`))
 	if l, err := b.GetLane(t.Context(), "l"); err != nil || l.LaneID != "l" || len(s.heard) != 3 {
 		t.Errorf("success after two repeats: %v, %v, %d calls", l, err, len(s.heard))
 	}
