@@ -211,3 +211,31 @@ func TestFailureInAGroup(t *testing.T) {
 		t.Errorf("counts %v, %v", lane.Counts, err)
 	}
 }
+
+// What was trimmed between the look at the published heads and the read of the
+// log is a gap, not a silent loss.
+func TestTrimmedWhileReading(t *testing.T) {
+	b := quiet(t, "", backendtest.NewClock())
+	for range 4 {
+		id := created(t, b, func(a *flowfabric.CreateExecutionArgs) { a.ExecutionID = flowfabric.MakeExecutionID(3, uuid.New()) })
+		if _, err := b.CancelExecution(t.Context(), flowfabric.CancelExecutionArgs{ExecutionID: id, Source: flowfabric.SourceOperatorOverride}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := flowfabric.ReadFeedArgs{Feed: flowfabric.FeedCompletions, Start: flowfabric.FeedStartEarliest, Limit: 1}
+	first, err := b.ReadFeed(t.Context(), args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meddle(t, b, `delete from events where feed = 1 and seq in (2, 3)`)
+	args.Start, args.Limit = first.NextCursor, 10
+	rest, err := b.ReadFeed(t.Context(), args)
+	if err != nil || len(rest.Gaps) != 1 || rest.Gaps[0] != (flowfabric.Gap{Partition: 3, MissedFromSeq: 2, MissedToSeq: 3}) ||
+		len(rest.Events) != 1 || rest.Events[0].EventID != "3-4" {
+		t.Fatalf("read %+v, %v", rest, err)
+	}
+	args.Start = rest.NextCursor
+	if end, err := b.ReadFeed(t.Context(), args); err != nil || len(end.Gaps)+len(end.Events) > 0 {
+		t.Errorf("behind it: %+v, %v", end, err)
+	}
+}

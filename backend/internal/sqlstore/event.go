@@ -18,6 +18,7 @@ type headChange struct {
 	feed    int
 	part    uint16
 	seq     uint64
+	pos     int64 // of the event that is the new head
 	trimmed bool
 }
 
@@ -61,7 +62,7 @@ func (tx *Tx) event(r *row, ev *flowfabric.Event) error {
 	f.seqs[part]++
 	ev.Partition, ev.Seq, ev.At = part, f.seqs[part], tx.Now
 	ev.EventID = strconv.Itoa(int(part)) + "-" + strconv.FormatUint(ev.Seq, 10)
-	tx.dirty.heads = append(tx.dirty.heads, headChange{feed: int(n), part: part, seq: ev.Seq})
+	tx.dirty.heads = append(tx.dirty.heads, headChange{feed: int(n), part: part, seq: ev.Seq, pos: f.lastPos})
 	prev := int64(0)
 	if ev.Feed == flowfabric.FeedLeases {
 		prev, r.leaseEvent = r.leaseEvent, f.lastPos

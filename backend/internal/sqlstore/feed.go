@@ -236,6 +236,10 @@ func (s *Store) readLog(c Conn, n int, a *flowfabric.ReadFeedArgs, st *logState,
 			cur.pos = pos
 			continue
 		}
+		if missed := cur.seqs[part] + 1; seq > missed { // trimmed after the look at what is published
+			res.Gaps = append(res.Gaps, flowfabric.Gap{Partition: part, MissedFromSeq: missed, MissedToSeq: seq - 1})
+			cur.seqs[part] = seq - 1
+		}
 		ev, err := decodeEvent(a.Feed, part, seq, flowfabric.Millis(q.ColInt(3)), q.ColBlob(4, nil))
 		if err != nil && len(res.Events)+len(res.Gaps) > 0 {
 			// What came before it is delivered first; the next read tells.

@@ -222,12 +222,11 @@ func (s *Store) publish(tx *Tx) {
 	told := [5]bool{}
 	for _, h := range d.heads {
 		f := &s.pub.heads[h.feed]
-		f.lastPos = s.log.feeds[h.feed].lastPos
 		if h.trimmed {
 			f.trimmed[h.part] = h.seq
 			continue
 		}
-		f.seqs[h.part] = h.seq
+		f.lastPos, f.seqs[h.part] = max(f.lastPos, h.pos), max(f.seqs[h.part], h.seq)
 		if !told[h.feed] {
 			told[h.feed] = true
 			tx.wake = append(tx.wake, flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Feed: feedNumbers.labels[h.feed]})
