@@ -116,8 +116,6 @@ const (
 	xHasPolicy
 )
 
-const opDecode = "read_execution"
-
 // appendRecord encodes everything of r that is not a column or in the bucket.
 func appendRecord(buf []byte, r *row) []byte {
 	e := encoder{buf}
