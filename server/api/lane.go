@@ -7,6 +7,12 @@ import (
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
+// laneFields are those of a lane, in either outcome of a change of state.
+var laneFields = []string{
+	"lane_id", "state", "state_reason?", "scheduling_weight", "max_concurrency", "tenant_weights?", "budget_ids?",
+	"quota_policy_ids?", "default_policy?", "revision", "created_at", "updated_at",
+}
+
 func laneRoutes() []*route {
 	return []*route{
 		{
@@ -30,6 +36,7 @@ func laneRoutes() []*route {
 			id: "set_lane_state", method: http.MethodPut, pattern: wire.RouteLaneState, scopes: ScopeOperate,
 			summary:  "Pauses, resumes, drains, disables or enables a lane.",
 			codes:    []flowfabric.Code{flowfabric.CodeInvalidLaneTransition, flowfabric.CodeLaneNotFound, flowfabric.CodeIDMismatch},
+			variants: map[string][]string{"changed": laneFields, "unchanged": laneFields},
 			endpoint: audited("lane state set", serves[wire.SetLaneStateRequest, wire.SetLaneStateResponse](setLaneState)),
 		},
 		{
