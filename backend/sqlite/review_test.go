@@ -7,8 +7,10 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+	zs "zombiezen.com/go/sqlite"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/backendtest"
@@ -16,7 +18,7 @@ import (
 )
 
 // quiet opens a store without engine duties on a clock of the test's own.
-func quiet(t *testing.T, path string, clk *backendtest.Clock) *Backend {
+func quiet(t *testing.T, path string, clk Clock) *Backend {
 	t.Helper()
 	b, err := Open(t.Context(), Config{Path: path, Clock: clk, NoEngine: true})
 	if err != nil {
@@ -237,5 +239,62 @@ func TestTrimmedWhileReading(t *testing.T) {
 	args.Start = rest.NextCursor
 	if end, err := b.ReadFeed(t.Context(), args); err != nil || len(end.Gaps)+len(end.Events) > 0 {
 		t.Errorf("behind it: %+v, %v", end, err)
+	}
+}
+
+// The clock begins no earlier than anything stored, also where no event tells
+// when.
+func TestClockSetBackBetweenStarts(t *testing.T) {
+	clk := backendtest.NewClock()
+	path := filepath.Join(t.TempDir(), "flow.db")
+	b := quiet(t, path, clk)
+	id := created(t, b)
+	was := b.Now()
+	snap, err := b.DescribeExecution(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, crash := range []bool{false, true} {
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if crash { // nothing was saved on the way out
+			forgetClock(t, path)
+		}
+		b = quiet(t, path, setBack{clk})
+		if now := b.Now(); now < was || now < snap.LastMutationAt {
+			t.Errorf("crash %t: the clock begins at %d, stored is %d", crash, now, was)
+		}
+	}
+}
+
+func forgetClock(t *testing.T, path string) {
+	t.Helper()
+	c, err := zs.OpenConn(path, zs.OpenReadWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	stmt, _, err := c.PrepareTransient(`delete from config where name = 'clock'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stmt.Finalize() }()
+	if _, err := stmt.Step(); err != nil || c.Changes() != 1 {
+		t.Fatalf("%d rows, %v", c.Changes(), err)
+	}
+}
+
+type setBack struct{ *backendtest.Clock }
+
+func (c setBack) Now() time.Time { return c.Clock.Now().Add(-time.Hour) }
+
+// A registration that does not decode keeps no store from opening.
+func TestBadRegistration(t *testing.T) {
+	b := quiet(t, "", backendtest.NewClock())
+	meddle(t, b, `insert into workers (namespace, instance, rec) values ('test', 'w-1', '{')`)
+	if _, err := b.RegisterWorker(t.Context(), flowfabric.RegisterWorkerArgs{Namespace: "test", WorkerID: "w", WorkerInstanceID: "w-1",
+		Lanes: []flowfabric.LaneID{"work"}, InstanceNonce: uuid.NewString()}); err != nil {
+		t.Fatal(err)
 	}
 }

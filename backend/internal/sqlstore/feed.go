@@ -300,7 +300,7 @@ func (s *Store) TrimFeeds(ctx context.Context) (flowfabric.SweepResult, error) {
 			}
 		}
 	}
-	if err := s.db.Write(ctx, s.parts.NumFlowPartitions, func(tx *Tx) error { return tx.saveHeads() }); err != nil {
+	if err := s.db.Write(ctx, s.parts.NumFlowPartitions, func(tx *Tx) error { return tx.saveHeadsAndClock() }); err != nil {
 		return total, err
 	}
 	return total, s.trimSpent(ctx)
@@ -348,7 +348,15 @@ func (tx *Tx) trimFeed(n int) (res flowfabric.SweepResult, err error) {
 	return res, tx.saveHeads()
 }
 
-// Close saves the feeds' sequence numbers, so that the next start is quick.
+// Close saves the feeds' sequence numbers, so that the next start is quick, and
+// the clock.
 func (s *Store) Close(ctx context.Context) error {
-	return s.db.Write(ctx, 1, func(tx *Tx) error { return tx.saveHeads() })
+	return s.db.Write(ctx, 1, func(tx *Tx) error { return tx.saveHeadsAndClock() })
+}
+
+func (tx *Tx) saveHeadsAndClock() error {
+	if err := tx.saveHeads(); err != nil {
+		return err
+	}
+	return tx.saveClock()
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
 )
 
 //go:embed migrations/*.sql
@@ -69,6 +70,8 @@ var (
 	qSchemaApplied = &Query{`insert into schema_version (version, applied_at) values (?, ?)`}
 	qNewestRow     = &Query{`select coalesce(max(at), 0) from events where feed = 1 and pos = (select max(pos) from events where feed = 1)`}
 	qNewestLease   = &Query{`select coalesce(max(at), 0) from events where feed = 2 and pos = (select max(pos) from events where feed = 2)`}
+	qNewestMade    = &Query{`select rec from executions order by xid desc limit 100`}
+	qSavedClock    = &Query{`select value from config where name = 'clock'`}
 	qNewestWorker  = &Query{`select coalesce(max(at), 0) from worker_events where id = (select max(id) from worker_events)`}
 )
 
@@ -146,7 +149,32 @@ func NewestInstant(c Conn) (flowfabric.Millis, error) {
 			q.Stop()
 		}
 	}
-	return flowfabric.Millis(newest), nil
+	q := c.Stmt(qSavedClock)
+	if ok, err := q.Next(); err != nil {
+		return 0, err
+	} else if ok {
+		saved, _ := strconv.ParseInt(q.ColText(0), 10, 64)
+		newest = max(newest, saved)
+		q.Stop()
+	}
+	q = c.Stmt(qNewestMade) // executions made since, which nothing has happened to
+	for {
+		ok, err := q.Next()
+		if err != nil || !ok {
+			return flowfabric.Millis(newest), err
+		}
+		r := row{st: &rules.State{}}
+		_ = decodeRecord("newest_instant", q.ColBlob(0, nil), &r) // without its bucket it is not complete
+		newest = max(newest, int64(r.st.Exec.LastMutationAt))
+	}
+}
+
+// saveClock notes the store's time, so that a start begins no earlier.
+func (tx *Tx) saveClock() error {
+	q := tx.conn.Stmt(qInsertConfig)
+	q.Text("clock")
+	q.Text(strconv.FormatInt(int64(tx.Now), 10))
+	return q.Exec()
 }
 
 // NewIncarnation marks a restored database.

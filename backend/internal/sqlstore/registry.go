@@ -59,8 +59,9 @@ func (s *Store) loadWorkers(c Conn) error {
 		}
 		var w storedWorker
 		if err := json.Unmarshal([]byte(q.ColText(0)), &w); err != nil {
-			q.Stop()
-			return corrupt("load_workers", "worker", err.Error())
+			// It registers anew, and takes the place of what does not decode.
+			s.cfg.Logger.Error("a worker's registration does not decode and is left out", "error", err)
+			continue
 		}
 		w.InstanceNonce, w.WorkerRegistration.ExpiresAt = w.Nonce, w.ExpiresAt
 		s.registry.workers[workerKey{w.Namespace, w.WorkerInstanceID}] = &worker{w.WorkerRegistration, w.LastHeartbeatAt}
