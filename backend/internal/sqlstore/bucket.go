@@ -61,25 +61,41 @@ type bucketSet struct {
 	byKey map[bucketKey]*bucket
 	// lanes holds the non-empty buckets of each lane.
 	lanes map[flowfabric.LaneID]map[*bucket]struct{}
-	// labelled counts the labelled buckets of each lane.
-	labelled map[flowfabric.LaneID]int
+	// all holds every bucket of each lane, by id.
+	all map[flowfabric.LaneID][]*bucket
+	// labelled holds the labelled buckets of each lane.
+	labelled map[flowfabric.LaneID]map[*bucket]struct{}
 	lastID   int64
 }
 
 func newBucketSet() *bucketSet {
 	return &bucketSet{
 		byID: make(map[int64]*bucket), byKey: make(map[bucketKey]*bucket),
-		lanes: make(map[flowfabric.LaneID]map[*bucket]struct{}), labelled: make(map[flowfabric.LaneID]int),
+		lanes: make(map[flowfabric.LaneID]map[*bucket]struct{}), all: make(map[flowfabric.LaneID][]*bucket),
+		labelled: make(map[flowfabric.LaneID]map[*bucket]struct{}),
 	}
 }
 
 func (b *bucketSet) add(x *bucket) {
 	b.byID[x.id] = x
 	b.byKey[bucketKey{x.lane, x.namespace, strings.Join(x.required, ",")}] = x
+	b.all[x.lane] = append(b.all[x.lane], x)
 	b.lastID = max(b.lastID, x.id)
-	if x.label.UncoveredSince != 0 {
-		b.labelled[x.lane]++
+	b.noteLabel(x, x.label.UncoveredSince != 0)
+}
+
+// noteLabel keeps the list of a lane's labelled buckets.
+func (b *bucketSet) noteLabel(x *bucket, labelled bool) {
+	set := b.labelled[x.lane]
+	if !labelled {
+		delete(set, x)
+		return
 	}
+	if set == nil {
+		set = make(map[*bucket]struct{})
+		b.labelled[x.lane] = set
+	}
+	set[x] = struct{}{}
 }
 
 func (b *bucketSet) setOffered(x *bucket, n int) {
@@ -96,24 +112,13 @@ func (b *bucketSet) setOffered(x *bucket, n int) {
 	set[x] = struct{}{}
 }
 
-// of returns all buckets of a lane, empty ones too, by id.
-func (b *bucketSet) of(lane flowfabric.LaneID) []*bucket {
-	var list []*bucket
-	for _, x := range b.byID {
-		if x.lane == lane {
-			list = append(list, x)
-		}
-	}
-	sortBy(list, func(x, y *bucket) bool { return x.id < y.id })
-	return list
-}
-
 var (
-	qSelectBuckets = &Query{`select bucket, lane, namespace, required, uncovered_since, last_mismatch_at from buckets`}
-	qInsertBucket  = &Query{`insert into buckets (bucket, lane, namespace, required) values (?, ?, ?, ?)`}
-	qLabelBucket   = &Query{`update buckets set uncovered_since = ?, last_mismatch_at = ? where bucket = ?`}
-	qCountOffered  = &Query{`select bucket, count(*) from executions where offered = 1 group by bucket`}
-	qBucketHead    = &Query{`select prio_key, id_rank, uuid from executions where bucket = ? and offered = 1
+	qSelectBuckets = &Query{`select bucket, lane, namespace, required, uncovered_since, last_mismatch_at from buckets
+		order by bucket`}
+	qInsertBucket = &Query{`insert into buckets (bucket, lane, namespace, required) values (?, ?, ?, ?)`}
+	qLabelBucket  = &Query{`update buckets set uncovered_since = ?, last_mismatch_at = ? where bucket = ?`}
+	qCountOffered = &Query{`select bucket, count(*) from executions where offered = 1 group by bucket`}
+	qBucketHead   = &Query{`select prio_key, id_rank, uuid from executions where bucket = ? and offered = 1
 		order by prio_key, id_rank, uuid limit 1`}
 )
 
@@ -199,13 +204,7 @@ func (tx *Tx) label(b *bucket, l rules.Label) error {
 		return err
 	}
 	was, is := b.label.UncoveredSince != 0, l.UncoveredSince != 0
-	if was != is {
-		n := 1
-		if was {
-			n = -1
-		}
-		tx.s.buckets.labelled[b.lane] += n
-	}
+	tx.s.buckets.noteLabel(b, is)
 	tx.s.bucketMu.Lock()
 	b.label = l
 	tx.s.bucketMu.Unlock()

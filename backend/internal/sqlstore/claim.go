@@ -276,8 +276,8 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	}
 	s.bucketMu.RLock()
 	var covered []*bucket
-	for _, b := range s.buckets.byID {
-		if b.lane == a.LaneID && visible(b.namespace, a.Namespace, nil) && len(flowfabric.MissingCapabilities(b.required, caps)) == 0 {
+	for _, b := range s.buckets.all[a.LaneID] {
+		if visible(b.namespace, a.Namespace, nil) && len(flowfabric.MissingCapabilities(b.required, caps)) == 0 {
 			covered = append(covered, b)
 		}
 	}

@@ -258,10 +258,8 @@ func (s *Store) oldestEligible(c Conn, id flowfabric.LaneID) (flowfabric.Millis,
 	const step = 1_000_000_000_000
 	s.bucketMu.RLock()
 	var ids []int64
-	for _, b := range s.buckets.byID {
-		if b.lane == id {
-			ids = append(ids, b.id)
-		}
+	for _, b := range s.buckets.all[id] {
+		ids = append(ids, b.id)
 	}
 	s.bucketMu.RUnlock()
 	now := int64(s.Now())

@@ -26,8 +26,8 @@ func Memory(tx *Tx) ([]string, error) {
 		add("bucket %d %s %s %v offered %d listed %t label %v head %s", id, b.lane, b.namespace, b.required, b.offered, listed, b.label, head)
 	}
 	for lane, n := range s.buckets.labelled {
-		if n != 0 {
-			add("labelled %s %d", lane, n)
+		if len(n) != 0 {
+			add("labelled %s %d", lane, len(n))
 		}
 	}
 	for id, l := range s.lanes {

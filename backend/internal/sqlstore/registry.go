@@ -218,11 +218,8 @@ func (tx *Tx) registerImplicit(a *flowfabric.ClaimCandidatesArgs) error {
 // lift takes off the labels of all buckets that reg covers.
 func (tx *Tx) lift(reg flowfabric.WorkerRegistration) error {
 	for _, lane := range reg.Lanes {
-		if tx.s.buckets.labelled[lane] == 0 {
-			continue
-		}
-		for _, b := range tx.s.buckets.byID {
-			if b.lane != lane || b.label.UncoveredSince == 0 || !rules.Covers(reg, lane, b.namespace, b.required, tx.Now) {
+		for b := range tx.s.buckets.labelled[lane] {
+			if !rules.Covers(reg, lane, b.namespace, b.required, tx.Now) {
 				continue
 			}
 			if err := tx.label(b, rules.Label{LastMismatchAt: b.label.LastMismatchAt}); err != nil {

@@ -512,7 +512,7 @@ func (tx *Tx) blockMembers(lane flowfabric.LaneID) (moved int, more bool, err er
 func (tx *Tx) unblockMembers(lane flowfabric.LaneID) (moved int, more bool, err error) {
 	at := tx.s.sweeps[lane]
 	examined := 0
-	for _, b := range tx.s.buckets.of(lane) {
+	for _, b := range tx.s.buckets.all[lane] {
 		if b.id < at.bucket {
 			continue
 		}
