@@ -277,6 +277,15 @@ func TestScenario46ScopeWork(t *testing.T) {
 	worker.call("GET", e(id, "/input"), nil).want(200)
 	worker.call("GET", e(id, "/context"), nil).want(200)
 	worker.call("GET", e(id), nil).problem(403, flowfabric.CodeInsufficientScope)
+	lease, _ := held[0].Fence["lease_id"].(string)
+	for _, path := range []string{"/attempts", "/attempts/current", "/attempts/0"} {
+		if got := string(f.as("reader-token").call("GET", e(id, path), nil).want(200).body); strings.Contains(got, lease) {
+			t.Errorf("%s shows a reader the fence: %s", path, got)
+		}
+		if got := string(f.as("operator-token").call("GET", e(id, path), nil).want(200).body); !strings.Contains(got, lease) {
+			t.Errorf("%s shows an operator no lease: %s", path, got)
+		}
+	}
 	worker.call("POST", e(id, "/revoke-lease"), fields{}).problem(400, flowfabric.CodeInvalidInput)
 	worker.call("POST", e(id, "/revoke-lease"), fields{"expected_lease_id": held[0].Fence["lease_id"], "reason": "worker_abandoned"}).want(200)
 	worker.call("GET", "/v1/worker-instances", nil).problem(400, flowfabric.CodeInvalidInput)

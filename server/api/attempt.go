@@ -23,11 +23,9 @@ func attemptRoutes() []*route {
 		},
 		{
 			id: "get_current_attempt", method: http.MethodGet, pattern: wire.RouteExecutionCurrent, scopes: ScopeRead,
-			summary: "The attempt of the highest index, with its usage.",
-			codes:   []flowfabric.Code{flowfabric.CodeNoAttemptsExist},
-			endpoint: readExecution(flowfabric.Backend.GetCurrentAttempt, shown(func(a *flowfabric.Attempt) wire.Attempt {
-				return wire.NewAttempt(*a)
-			})),
+			summary:  "The attempt of the highest index, with its usage.",
+			codes:    []flowfabric.Code{flowfabric.CodeNoAttemptsExist},
+			endpoint: serves[none, wire.Attempt](getCurrentAttempt),
 		},
 		{
 			id: "get_attempt", method: http.MethodGet, pattern: wire.RouteAttempt, scopes: ScopeRead,
@@ -94,7 +92,34 @@ func listAttempts(c *call) error {
 	if err != nil {
 		return err
 	}
+	for i := range r.Attempts {
+		c.withholdFence(&r.Attempts[i])
+	}
 	return c.ok(wire.NewAttemptsPage(id, r))
+}
+
+// withholdFence leaves the lease's identifier out of what is shown to those who
+// may not see leases: it is part of the fence.
+func (c *call) withholdFence(a *flowfabric.Attempt) {
+	if !c.has(ScopeOperate) {
+		a.LeaseID = ""
+	}
+}
+
+func getCurrentAttempt(c *call) error {
+	id, err := c.executionID()
+	if err != nil {
+		return err
+	}
+	if err := c.admit(id); err != nil {
+		return err
+	}
+	a, err := c.api.backend.GetCurrentAttempt(c.ctx, id)
+	if err != nil {
+		return err
+	}
+	c.withholdFence(a)
+	return c.ok(wire.NewAttempt(*a))
 }
 
 func getAttempt(c *call) error {
@@ -109,6 +134,7 @@ func getAttempt(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.withholdFence(a)
 	return c.ok(wire.NewAttempt(*a))
 }
 
