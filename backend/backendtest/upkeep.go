@@ -226,6 +226,24 @@ func upkeepScenarios(r *runner) {
 		}
 	})
 
+	r.scenario("01.33 reconcile does not repair what only waits for a duty", func(s *scene) {
+		granted := s.create(onPartition(testPartition))
+		s.grant(granted, workerA)
+		s.advance(1)
+		leased := s.create(onPartition(testPartition))
+		s.claim(leased)
+		s.advance(1)
+		delayed := s.create(onPartition(testPartition), withDelayUntil(s.now()+1_000))
+		s.advance(100_000) // grant, lease and delay are over, and no tick has seen it
+		res := s.reconcile(testPartition)
+		s.equal("examined", res.Examined, 3)
+		s.equal("repaired", res.Repaired+res.Removed, 0)
+		s.tick()
+		s.equal("order", s.eligible(), []flowfabric.ExecutionID{granted, leased, delayed})
+		res = s.reconcile(testPartition)
+		s.equal("repaired after the tick", res.Repaired+res.Removed, 0)
+	})
+
 	r.scenario("02.L9 no execution is lost", func(s *scene) {
 		var ids []flowfabric.ExecutionID
 		for _, c := range columns() {

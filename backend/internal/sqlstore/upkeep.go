@@ -336,10 +336,12 @@ func (s *Store) Reconcile(ctx context.Context, a flowfabric.ReconcileArgs) (flow
 }
 
 // misplaced reports columns that contradict the record. A due instant earlier
-// than the truth is no fault.
+// than the truth is no fault, nor is a row that time alone offers again, by the
+// lapse of a grant, while it is due: the next tick offers it.
 func misplaced(r *row, now flowfabric.Millis) bool {
 	p := placeOf(r.st, now)
-	return p.Offered != r.place.Offered || p.PrioKey != r.place.PrioKey || p.Holder != r.place.Holder ||
+	waits := p.Offered && r.place.DueAt != 0 && r.place.DueAt <= now
+	return p.Offered != r.place.Offered && !waits || p.PrioKey != r.place.PrioKey || p.Holder != r.place.Holder ||
 		p.DueAt != r.place.DueAt && (r.place.DueAt == 0 || p.DueAt != 0 && p.DueAt < r.place.DueAt)
 }
 
