@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"strings"
+	"sync/atomic"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -16,6 +17,9 @@ type bucket struct {
 	namespace flowfabric.Namespace
 	required  []string
 	label     rules.Label
+
+	// occupied lets readers pass over buckets without offered members.
+	occupied atomic.Bool
 
 	// Kept by the writer.
 	offered int
@@ -100,6 +104,7 @@ func (b *bucketSet) noteLabel(x *bucket, labelled bool) {
 
 func (b *bucketSet) setOffered(x *bucket, n int) {
 	x.offered = n
+	x.occupied.Store(n > 0)
 	set := b.lanes[x.lane]
 	if n <= 0 {
 		delete(set, x)

@@ -277,7 +277,7 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	s.bucketMu.RLock()
 	var covered []*bucket
 	for _, b := range s.buckets.all[a.LaneID] {
-		if visible(b.namespace, a.Namespace, nil) && len(flowfabric.MissingCapabilities(b.required, caps)) == 0 {
+		if b.occupied.Load() && visible(b.namespace, a.Namespace, nil) && len(flowfabric.MissingCapabilities(b.required, caps)) == 0 {
 			covered = append(covered, b)
 		}
 	}

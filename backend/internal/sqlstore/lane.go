@@ -259,7 +259,9 @@ func (s *Store) oldestEligible(c Conn, id flowfabric.LaneID) (flowfabric.Millis,
 	s.bucketMu.RLock()
 	var ids []int64
 	for _, b := range s.buckets.all[id] {
-		ids = append(ids, b.id)
+		if b.occupied.Load() {
+			ids = append(ids, b.id)
+		}
 	}
 	s.bucketMu.RUnlock()
 	now := int64(s.Now())
