@@ -51,6 +51,7 @@ type writer struct {
 	afterCommit func()
 
 	log     *slog.Logger
+	broken  error // why the memory could not be read anew after a rollback
 	failing bool // the last commit failed; said once, and once that it is over
 }
 
@@ -212,6 +213,12 @@ var (
 )
 
 func (w *writer) attempt(group []*request) (*sqlstore.Tx, error) {
+	if w.broken != nil {
+		// The memory does not mirror the file since a rollback: read it anew first.
+		if w.broken = w.hooks.RolledBack(w.conn); w.broken != nil {
+			return nil, fault(w.broken, flowfabric.CodeStoreUnavailable)
+		}
+	}
 	if err := w.conn.Stmt(qBegin).Exec(); err != nil {
 		return nil, fault(err, flowfabric.CodeStoreUnavailable)
 	}
@@ -246,12 +253,7 @@ func (w *writer) runOne(tx *sqlstore.Tx, r *request) (err error) {
 
 func (w *writer) rollback() {
 	_ = w.conn.Stmt(qRollback).Exec() // fails where SQLite has rolled back by itself
-	if err := w.hooks.RolledBack(w.conn); err != nil {
-		// The memory no longer mirrors the file: refuse all further work.
-		w.mu.Lock()
-		w.closed = true
-		w.mu.Unlock()
-	}
+	w.broken = w.hooks.RolledBack(w.conn)
 }
 
 // stop ends the writer after what is queued.
