@@ -10,8 +10,13 @@ import (
 	"github.com/flowfabric/flowfabric/server/api"
 )
 
-// phaseTimeout bounds each phase of a shutdown.
-const phaseTimeout = 15 * time.Second
+const (
+	// phaseTimeout bounds each phase of a shutdown.
+	phaseTimeout = 15 * time.Second
+	// partingTime is how long connections may stay once all requests have been
+	// answered or cut off.
+	partingTime = time.Second
+)
 
 // Shutdown ends the server in order, within ShutdownTimeout: /readyz turns at
 // once, and after ShutdownDelay no new connection, request or grant is taken; long
@@ -66,14 +71,28 @@ func (s *Server) shutdown(ctx context.Context, servers []*http.Server, backend f
 	s.stop()
 	s.phase(ctx, "scanners", func(ctx context.Context) bool { return waited(ctx, &s.duties) })
 	s.unseen()
-	s.phase(ctx, "connections", func(ctx context.Context) bool { return waited(ctx, &closing) })
-	for _, srv := range servers {
-		_ = srv.Close() // whoever is still connected after all that
-	}
+	s.phase(ctx, "connections", func(ctx context.Context) bool {
+		// Whoever stays has not asked for anything yet, or is silent in the middle of
+		// asking: only closing his connection ends that.
+		parting, cancel := context.WithTimeout(ctx, partingTime)
+		defer cancel()
+		if waited(parting, &closing) {
+			return true
+		}
+		closeAll(servers)
+		return waited(ctx, &closing)
+	})
+	closeAll(servers)
 	if err := ctx.Err(); err != nil {
 		return flowfabric.NewError(flowfabric.CodeShutdownTimeout, "the server was not idle within %v", s.cfg.ShutdownTimeout).Wrap(err)
 	}
 	return nil
+}
+
+func closeAll(servers []*http.Server) {
+	for _, srv := range servers {
+		_ = srv.Close()
+	}
 }
 
 // resumeGrants undoes what the shutdown did to the backend: through this server

@@ -152,6 +152,52 @@ func TestNewRequestsAreRefused(t *testing.T) {
 	}
 }
 
+// TestShutdownDoesNotWaitForTheSilent: neither a client that has connected and
+// not asked yet, nor one that stops in the middle of its request, holds up a
+// shutdown beyond what its phases give.
+func TestShutdownDoesNotWaitForTheSilent(t *testing.T) {
+	store, err := sqlite.Open(t.Context(), sqlite.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	for name, c := range map[string]struct {
+		says  string
+		limit time.Duration
+	}{
+		"not asked yet":          {"", 4 * time.Second},
+		"silent in its headers":  {"GET /livez HTTP/1.1\r\nHost: x\r\n", 4 * time.Second},
+		"silent within its body": {"POST /v1/executions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if c.limit > 5*time.Second && testing.Short() {
+				t.Skip("takes the 15 s that a request under way has")
+			}
+			f, served := listening(t, store, server.Config{})
+			conn, err := net.Dial("tcp", strings.TrimPrefix(f.base, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte(c.says)); err != nil {
+				t.Fatal(err)
+			}
+			f.call("GET", "/livez", nil).want(200) // so the server has accepted the connection before
+			start := time.Now()
+			if err := f.server.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > c.limit {
+				t.Errorf("the shutdown took %v", took)
+			}
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestShutdownTimeout(t *testing.T) {
 	store, err := sqlite.Open(t.Context(), sqlite.Config{})
 	if err != nil {
