@@ -52,7 +52,7 @@ type writer struct {
 
 	log     *slog.Logger
 	broken  error // why the memory could not be read anew after a rollback
-	failing bool // the last commit failed; said once, and once that it is over
+	failing bool  // the last commit failed; said once, and once that it is over
 }
 
 func newWriter(c *conn, clk *clock, hooks sqlstore.Hooks, log *slog.Logger) *writer {
