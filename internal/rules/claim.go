@@ -410,12 +410,20 @@ func GrantAndClaim(s *State, in ClaimInput, now flowfabric.Millis) (Claimed, Eff
 	return done, join(lapse, fx), err
 }
 
+// RepeatsClaim reports whether a claim is a repeat of the one that made the
+// execution's last lease: same lease and same instance. A repeat is answered
+// whatever its lane allows by now. (Specification 02, section 5.3, check 2.)
+func RepeatsClaim(s *State, in *ClaimInput) bool {
+	e := &s.Exec
+	return in.LeaseID != "" && e.CurrentLeaseID == in.LeaseID && e.CurrentWorkerInstanceID == in.WorkerInstanceID && s.Attempt != nil
+}
+
 // replayedClaim answers a repeat of the claim that made the current lease.
 func replayedClaim(s *State, in *ClaimInput, now flowfabric.Millis) (Claimed, bool, error) {
-	e := &s.Exec
-	if in.LeaseID == "" || e.CurrentLeaseID != in.LeaseID || e.CurrentWorkerInstanceID != in.WorkerInstanceID || s.Attempt == nil {
+	if !RepeatsClaim(s, in) {
 		return Claimed{}, false, nil
 	}
+	e := &s.Exec
 	switch {
 	case e.OwnershipState == flowfabric.OwnershipLeaseRevoked:
 		return Claimed{}, true, leaseRevoked(e)
