@@ -3,7 +3,9 @@ package backendtest
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -24,7 +26,11 @@ import (
 // code, and after every step all that can be seen: the snapshots and records of
 // all executions, their attempts and leases, the listings, and the order in which
 // claimers find work. A failure is shrunk by rapid to a short sequence.
+//
+// Every run throws the same operations unless -rapid.seed or the environment
+// variable FLOWFABRIC_RANDOM says otherwise: scripts/fuzz does, for new ones.
 func RunRandom(t *testing.T, open func(t *testing.T) Harness) {
+	steadySeed(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		h := open(t)
 		if h.Store == nil || h.Clock == nil {
@@ -34,6 +40,17 @@ func RunRandom(t *testing.T, open func(t *testing.T) Harness) {
 		r := newRandomRun(rt, t.Context(), h)
 		rt.Repeat(r.actions())
 	})
+}
+
+func steadySeed(t *testing.T) {
+	f := flag.Lookup("rapid.seed")
+	if f == nil || f.Value.String() != "0" || os.Getenv("FLOWFABRIC_RANDOM") != "" {
+		return
+	}
+	if err := f.Value.Set("20261122"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Value.Set("0") })
 }
 
 // side is one of the two that are compared.
