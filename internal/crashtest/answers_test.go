@@ -44,6 +44,7 @@ func TestLostAnswers(t *testing.T) {
 	}
 	close(work)
 	running.Wait()
+	p.close()
 	t.Logf("%s: %d scenes of each of %d kinds; %s", time.Since(began).Round(time.Millisecond), each, len(scenes), p.summary())
 
 	lost := tasksWithLostAnswers(t, s, j, direct, answerCuts, 3*drainLimit)
@@ -416,7 +417,9 @@ func tasksWithLostAnswers(t *testing.T, s *station, j *journal, direct flowfabri
 	h := newCrew(t, p.url(), "lossy-"+ttl.String(), j, "-lease-ttl", ttl.String(), "-claim-wait", "1s", "-tasks", "8").hire()
 	h.awaitReady(t)
 	awaitDrained(t, direct, drainLimit)
+	p.calm() // so that the worker can take its leave
 	h.dismiss(t)
+	p.close()
 	found := j.count(func(r Report) bool { return r.Instance == h.instance && r.Found })
 	return fmt.Sprintf("%d executions, %d claims found again; %s", n, found, p.summary())
 }

@@ -377,7 +377,7 @@ func (a *auditor) checkReport(r Report) {
 		return
 	}
 	if r.Code != "" {
-		a.checkRefusal(r, wrong)
+		a.checkRefusal(h, r, wrong)
 		return
 	}
 	attempt := h.attempt(r.Epoch)
@@ -398,9 +398,13 @@ func (a *auditor) checkReport(r Report) {
 	}
 }
 
-// checkRefusal checks that only a lost lease is a reason to refuse.
-func (a *auditor) checkRefusal(r Report, wrong func(string, ...any)) {
+// checkRefusal checks that only a lost lease is a reason to refuse, and that the
+// repeat of a completion that counts is none.
+func (a *auditor) checkRefusal(h *held, r Report, wrong func(string, ...any)) {
 	a.t.Helper()
+	if r.Op == OpComplete && h.released[r.Epoch] == "completed" {
+		wrong("refused with %s, though it counts", r.Code)
+	}
 	switch r.Code {
 	case flowfabric.CodeStaleLease, flowfabric.CodeLeaseExpired, flowfabric.CodeLeaseRevoked, flowfabric.CodeExecutionNotActive:
 	default:

@@ -111,11 +111,13 @@ func (c *child) kill() {
 // code 0.
 func (c *child) ends(t *testing.T, what string) {
 	t.Helper()
+	began := time.Now()
 	select {
 	case <-c.done:
 	case <-time.After(patience):
 		t.Fatalf("%s does not end", what)
 	}
+	t.Logf("%s ended in %s", what, time.Since(began).Round(time.Millisecond))
 	if code := c.cmd.ProcessState.ExitCode(); code != 0 {
 		t.Errorf("%s: exit code %d", what, code)
 	}

@@ -41,11 +41,11 @@ type proxy struct {
 	t        *testing.T
 	listener net.Listener
 	target   string
-	cuts     []cut
 	oneIn    int
 	running  sync.WaitGroup
 
 	mu     sync.Mutex
+	cuts   []cut
 	conns  map[net.Conn]bool
 	closed bool
 	counts map[cut]int
@@ -93,14 +93,21 @@ func (p *proxy) summary() string {
 	return fmt.Sprintf("%d requests%s", all, text)
 }
 
-// plan decides what becomes of a request.
-func (p *proxy) plan() cut {
-	c := cutNothing
-	if rand.IntN(p.oneIn) == 0 {
-		c = p.cuts[rand.IntN(len(p.cuts))]
-	}
+// calm ends the cutting.
+func (p *proxy) calm() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.cuts = nil
+}
+
+// plan decides what becomes of a request.
+func (p *proxy) plan() cut {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := cutNothing
+	if len(p.cuts) > 0 && rand.IntN(p.oneIn) == 0 {
+		c = p.cuts[rand.IntN(len(p.cuts))]
+	}
 	p.counts[c]++
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -48,7 +49,8 @@ func TestServerKilledUnderLoad(t *testing.T) {
 			acts: []Act{ActComplete, ActComplete, ActComplete, ActFail, ActRetry, ActDelay, ActLate}, maxWork: 20, slow: 25}
 		clients.Go(l.run)
 	}
-	atStart := killServer(t, s, j)
+	reader := follow(t, s.connect())
+	starting, stopping := killServer(t, s, j)
 	last := time.Now()
 	s.start()
 	close(stop)
@@ -60,7 +62,8 @@ func TestServerKilledUnderLoad(t *testing.T) {
 		h.dismiss(t)
 	}
 	a := audit(t, b, j)
-	t.Logf("%d kills, %d of them while the server was starting; %s", kills(), atStart, a.summary())
+	reader.check(a)
+	t.Logf("%d kills, %d of them while the server was starting, %d while it was stopping; %s", kills(), starting, stopping, a.summary())
 	for _, op := range []Op{OpClaim, OpRenew, OpComplete, OpFail, OpDelay} {
 		if j.accepted(op) == 0 && !testing.Short() {
 			t.Errorf("no %s was ever acknowledged", op)
@@ -70,15 +73,16 @@ func TestServerKilledUnderLoad(t *testing.T) {
 }
 
 // killServer kills the server again and again: after some acknowledgements or
-// some time, whichever is first, or while it starts. It leaves the last one
-// dead and returns how many died starting.
-func killServer(t *testing.T, s *station, j *journal) (atStart int) {
+// some time, whichever is first; while it starts; or while it stops in good
+// order. It leaves the last one dead and returns how many died starting and
+// stopping.
+func killServer(t *testing.T, s *station, j *journal) (starting, stopping int) {
 	t.Helper()
 	for n := range kills() {
 		if n > 0 && rand.IntN(6) == 0 {
-			atStart++
+			starting++
 			s.launch()
-			elapse(time.Duration(rand.IntN(80)) * time.Millisecond)
+			elapse(80 * time.Millisecond)
 			s.kill()
 			continue
 		}
@@ -86,13 +90,19 @@ func killServer(t *testing.T, s *station, j *journal) (atStart int) {
 			s.start()
 		}
 		j.awaitAcks(1+rand.IntN(150), time.Duration(50+rand.IntN(250))*time.Millisecond)
+		if rand.IntN(8) == 0 {
+			stopping++
+			s.child.signal(syscall.SIGTERM)
+			elapse(40 * time.Millisecond)
+		}
 		s.kill()
 	}
-	return atStart
+	return starting, stopping
 }
 
-// elapse lets a random time pass, so that a kill may come at any instant.
-func elapse(d time.Duration) { <-time.After(d) }
+// elapse lets a random time up to limit pass, so that a kill may come at any
+// instant.
+func elapse(limit time.Duration) { <-time.After(rand.N(limit)) }
 
 // load is a client that creates executions.
 type load struct {

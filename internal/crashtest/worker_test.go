@@ -32,11 +32,11 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	asleep, late := 0, 0
 	for n := range kills() {
 		h := rand.IntN(len(hands))
-		if n%8 == 3 {
+		if n%12 == 3 {
 			asleep++
 			late += sleepPastLease(t, b, j, hands[h])
 		}
-		j.awaitAcks(1+rand.IntN(40), time.Duration(20+rand.IntN(250))*time.Millisecond)
+		j.awaitAcks(1+rand.IntN(30), time.Duration(10+rand.IntN(150))*time.Millisecond)
 		hands[h].kill()
 		hands[h] = workers.hire()
 	}
