@@ -303,7 +303,7 @@ func (a *auditor) checkExecution(h *held) {
 func (a *auditor) checkResult(h *held, wrong func(string, ...any)) {
 	a.t.Helper()
 	if (h.result != nil) != (h.PublicState == flowfabric.PublicCompleted) {
-		wrong("result %v", h.result)
+		wrong("its result is %s", shown(h.result))
 		return
 	}
 	if h.result == nil {
@@ -327,6 +327,14 @@ func (a *auditor) checkResult(h *held, wrong func(string, ...any)) {
 	if last.AttemptState != flowfabric.AttemptEndedSuccess || h.released[r.Epoch] != "completed" {
 		wrong("completed, but the last attempt is %s and its lease was released by %q", last.AttemptState, h.released[r.Epoch])
 	}
+}
+
+// shown is the begin of a result.
+func shown(r *flowfabric.ExecutionResult) string {
+	if r == nil {
+		return "missing"
+	}
+	return fmt.Sprintf("%.200q", r.Payload)
 }
 
 // checkCreation checks that what a client wanted exists once, and not twice.
@@ -384,7 +392,7 @@ func (a *auditor) checkReport(r Report) {
 	switch r.Op {
 	case OpComplete:
 		if h.result == nil || !bytes.Equal(h.result.Payload, r.Result) {
-			wrong("acknowledged, but the result is %v", h.result)
+			wrong("acknowledged, but the result is %s", shown(h.result))
 		}
 	case OpFail:
 		want := map[flowfabric.FailOutcome]string{flowfabric.FailTerminal: "failed_terminal", flowfabric.FailRetryScheduled: "failed_retry_scheduled"}

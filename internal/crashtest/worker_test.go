@@ -51,7 +51,7 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	}
 	a := audit(t, b, j)
 	t.Logf("%d workers killed, %d slept past their leases and wrote %d times too late; %s", kills(), asleep, late, a.summary())
-	if late == 0 {
+	if late == 0 && !testing.Short() {
 		t.Error("nothing was ever written too late")
 	}
 	s.close(a)
