@@ -77,7 +77,11 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 	prepared := make([]*rules.Prepared, len(items))
 	n := 0
 	for i := range items {
-		p, err := rules.PrepareCreate(items[i], s.parts, s.laneDefault(items[i].LaneID))
+		args := items[i]
+		if args.ExecutionID == "" && args.FlowID == "" {
+			args.ExecutionID = s.mintID(args.LaneID)
+		}
+		p, err := rules.PrepareCreate(args, s.parts, s.laneDefault(args.LaneID))
 		if err != nil {
 			out[i].Err = err
 			continue
@@ -104,6 +108,17 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 		return nil, err
 	}
 	return out, nil
+}
+
+// mintRun is how many identifiers in a row are minted on one partition.
+const mintRun = 64
+
+// mintID mints the identifier of a standalone execution. Runs of them share a
+// partition, round and round: all partitions fill alike, and what is created
+// together lies together in the index of identifiers.
+func (s *Store) mintID(lane flowfabric.LaneID) flowfabric.ExecutionID {
+	turn := (s.minted.Add(1) - 1) / mintRun
+	return s.parts.NewExecutionIDOn(lane, uint16(turn%uint64(s.parts.NumFlowPartitions)))
 }
 
 var (

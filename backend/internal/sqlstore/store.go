@@ -68,6 +68,8 @@ type Store struct {
 		heads   [5]publishedFeed
 	}
 
+	minted atomic.Uint64 // identifiers minted by this process
+
 	watchMu  sync.Mutex
 	watchers atomic.Pointer[[]*watcher]
 }
