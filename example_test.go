@@ -13,7 +13,6 @@ import (
 // submits an execution and waits for its result.
 func Example() {
 	type Order struct{ Amount int }
-	type Receipt struct{ Paid int }
 
 	ctx, stop := context.WithCancel(context.Background())
 	be, err := sqlite.Open(ctx, sqlite.Config{}) // Path: "flow.db" keeps it on disk
@@ -25,8 +24,8 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	flowfabric.Handle(w, "send_receipt", func(ctx context.Context, t *flowfabric.Task, o Order) (Receipt, error) {
-		return Receipt{Paid: o.Amount}, nil
+	flowfabric.Handle(w, "send_receipt", func(ctx context.Context, t *flowfabric.Task, o Order) (string, error) {
+		return fmt.Sprintf("paid %d", o.Amount), nil
 	})
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }() // until ctx ends, then drains
@@ -37,6 +36,6 @@ func Example() {
 	stop()
 	fmt.Println("stopped:", <-done)
 	// Output:
-	// completed {"Paid":42} <nil>
+	// completed "paid 42" <nil>
 	// stopped: <nil>
 }
