@@ -46,7 +46,7 @@ func run(server string, instance flowfabric.WorkerInstanceID, tasks int, leaseTT
 	}
 	defer backend.Close()
 	says := &reporter{instance: instance}
-	w, err := flowfabric.NewWorker(ctx, backend, flowfabric.WorkerConfig{
+	w, err := newWorker(ctx, backend, flowfabric.WorkerConfig{
 		WorkerID: "crash", WorkerInstanceID: instance, Namespace: crashtest.Namespace, Lanes: crashtest.Lanes(),
 		MaxConcurrentTasks: tasks, LeaseTTL: leaseTTL, ClaimWait: claimWait, DrainTimeout: 5 * time.Second,
 		Logger:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -67,6 +67,17 @@ func run(server string, instance flowfabric.WorkerInstanceID, tasks int, leaseTT
 	}
 	says.report(crashtest.Report{Op: crashtest.OpStopped})
 	return nil
+}
+
+// newWorker begins anew when the store is out of reach, as whoever supervises a
+// worker would: over a lossy connection even the repeats of a read may all fail.
+func newWorker(ctx context.Context, b flowfabric.Backend, config flowfabric.WorkerConfig) (*flowfabric.Worker, error) {
+	for {
+		w, err := flowfabric.NewWorker(ctx, b, config)
+		if err == nil || !errors.Is(err, flowfabric.ClassRetryableTransport) || ctx.Err() != nil {
+			return w, err
+		}
+	}
 }
 
 // handle does what the plan says.
