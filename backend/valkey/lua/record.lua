@@ -18,15 +18,14 @@ local ELIGIBILITY = {
   Q = 'blocked_by_quota', L = 'blocked_by_lane_state', O = 'blocked_by_operator',
 }
 local OWNERSHIP = { A = 'leased', X = 'lease_expired_reclaimable', V = 'lease_revoked' }
-local LEGAL = {}
-for letter in string.gmatch('WDCBQLO', '.') do
-  for attempt in string.gmatch('fitp', '.') do
-    LEGAL[letter .. attempt] = true
-  end
-end
-for code in string.gmatch('Ar Xi Vi Si cT fT xT xf xp eT ef ep kn kT kp', '%S+') do
-  LEGAL[code] = true
-end
+local LEGAL = {
+  Wf = true, Wi = true, Wt = true, Wp = true, Df = true, Di = true, Dt = true, Dp = true,
+  Cf = true, Ci = true, Ct = true, Cp = true, Bf = true, Bi = true, Bt = true, Bp = true,
+  Qf = true, Qi = true, Qt = true, Qp = true, Lf = true, Li = true, Lt = true, Lp = true,
+  Of = true, Oi = true, Ot = true, Op = true, Ar = true, Xi = true, Vi = true, Si = true,
+  cT = true, fT = true, xT = true, xf = true, xp = true, eT = true, ef = true, ep = true,
+  kn = true, kT = true, kp = true,
+}
 
 local function phase_of(letter)
   if ELIGIBILITY[letter] then
