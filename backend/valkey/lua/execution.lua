@@ -2,6 +2,42 @@
 -- priority, progress, pause, tags, the duties that end or promote one, purge and
 -- the one consistent read. (Specification 01, section 8.)
 
+-- write_core writes core, tags and long texts of a new execution that is not the
+-- plain case.
+local function write_core(tag, a, i, public, state, created, delay_until, deadline)
+  local e, namespace = a[i], a[i + 2]
+  local flags = ''
+  local core = { 'public_state', public, 'st', state, 'lane_id', a[i + 1], 'namespace', namespace, 'created_at', created, 'bk', a[i + 3] }
+  if #namespace > 64 or string.byte(namespace) == 64 then
+    core[8] = '@'
+    flags = 'x'
+    redis.call('HSET', exec_key(tag, e, 'text'), 'namespace', namespace)
+  end
+  if a[i + 4] ~= '' then
+    flags = flags .. 'c'
+  end
+  if a[i + 14] ~= '' then
+    flags = flags .. 't'
+    local list = {}
+    for key, value in pairs(cjson.decode(a[i + 14])) do
+      list[#list + 1] = key
+      list[#list + 1] = value
+    end
+    redis.call('HSET', exec_key(tag, e, 'tags'), unpack(list))
+  end
+  local more = {
+    'flags', flags, 'priority', a[i + 6] ~= '0' and a[i + 6] or '', 'delay_until', delay_until, 'deadline', deadline,
+    'to', a[i + 10], 'ret', a[i + 11], 'mrc', a[i + 12],
+  }
+  for k = 1, #more, 2 do
+    if more[k + 1] ~= '' then
+      core[#core + 1] = more[k]
+      core[#core + 1] = more[k + 1]
+    end
+  end
+  redis.call('HSET', exec_key(tag, e, 'core'), unpack(core))
+end
+
 -- create makes one execution. i is the index of its first argument.
 local function create(tag, a, i, at)
   local e, lane, namespace, bk, caps, def = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5]
@@ -24,59 +60,20 @@ local function create(tag, a, i, at)
   if delayed then
     state, public = 'Df', 'delayed'
   end
-  local core = { 'public_state', public, 'st', state, 'lane_id', lane, 'namespace', namespace, 'created_at', created, 'bk', bk }
-  local n = 12
-  local flags = ''
-  local function add(field, value)
-    core[n + 1], core[n + 2] = field, value
-    n = n + 2
-  end
-  if #namespace > 64 or string.byte(namespace) == 64 then
-    core[8] = '@'
-    flags = 'x'
-    redis.call('HSET', exec_key(tag, e, 'text'), 'namespace', namespace)
-  end
-  if caps ~= '' then
-    flags = flags .. 'c'
-  end
-  if a[i + 14] ~= '' then
-    flags = flags .. 't'
-    local pairs_list = {}
-    for key, value in pairs(cjson.decode(a[i + 14])) do
-      pairs_list[#pairs_list + 1] = key
-      pairs_list[#pairs_list + 1] = value
-    end
-    redis.call('HSET', exec_key(tag, e, 'tags'), unpack(pairs_list))
-  end
-  if flags ~= '' then
-    add('flags', flags)
-  end
-  if priority ~= '' and priority ~= '0' then
-    add('priority', priority)
+  local due
+  if not delayed and priority == '' and caps == '' and #namespace <= 64 and string.byte(namespace) ~= 64 and deadline == '' and
+    deadline_ms == '' and a[i + 10] == '' and a[i + 11] == '' and a[i + 12] == '' and a[i + 14] == '' then
+    redis.call('HSET', exec_key(tag, e, 'core'), 'public_state', 'waiting', 'st', 'Wf', 'lane_id', lane, 'namespace', namespace,
+      'created_at', created, 'bk', bk)
+    priority = 0
   else
-    priority = '0'
+    if deadline == '' and deadline_ms ~= '' then
+      deadline = S(at + deadline_ms)
+    end
+    write_core(tag, a, i, public, state, created, delayed and delay_until or '', deadline)
+    due = sooner(delayed and tonumber(delay_until) or nil, given(deadline) and tonumber(deadline))
+    priority = N(priority, 0)
   end
-  if delayed then
-    add('delay_until', delay_until)
-  end
-  local due = delayed and tonumber(delay_until) or nil
-  if deadline == '' and deadline_ms ~= '' then
-    deadline = S(at + deadline_ms)
-  end
-  if deadline ~= '' then
-    add('deadline', deadline)
-    due = sooner(due, tonumber(deadline))
-  end
-  if a[i + 10] ~= '' then
-    add('to', a[i + 10])
-  end
-  if a[i + 11] ~= '' then
-    add('ret', a[i + 11])
-  end
-  if a[i + 12] ~= '' then
-    add('mrc', a[i + 12])
-  end
-  redis.call('HSET', exec_key(tag, e, 'core'), unpack(core))
   local buckets = lane_key(tag, lane, 'buckets')
   if redis.call('HEXISTS', buckets, bk) == 0 then
     redis.call('HSET', buckets, bk, namespace .. '\n' .. caps)
@@ -142,8 +139,7 @@ local function set_result(r, value)
   end
 end
 
--- complete ends one execution with success. The fields are those that matter to
--- it, read at once; whatever is not the plain case goes through the record.
+-- complete_slowly is complete for everything that is not the plain case.
 local function complete_slowly(tag, a, i, at)
   local r, refused = record_load(tag, a[i])
   if not r then
@@ -174,6 +170,41 @@ local function complete_slowly(tag, a, i, at)
   return 'ok'
 end
 
+-- complete ends one execution with success. The plain case, a valid lease of the
+-- holder and nothing held elsewhere, reads what matters at once and writes once;
+-- what the release leaves behind of the lease is not shown any more.
+local function complete(tag, a, i, at)
+  local e = a[i]
+  local core = exec_key(tag, e, 'core')
+  local v = redis.call('HMGET', core, 'st', 'lease_expires_at', 'lease_id', 'epoch', 'current_attempt_id', 'attempts', 'lane_id', 'namespace',
+    'worker', 'worker_instance', 'flags', 'flow_id', 'ret', 'replays', 'failure_reason', 'slot', 'admission_refs', 'le_l', 'pl', 'grant')
+  local lane, namespace, worker, instance = v[7], v[8], v[9], v[10]
+  if v[1] ~= 'Ar' or v[3] ~= a[i + 1] or v[4] ~= a[i + 2] or v[5] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[2]) <= at or
+    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[6] - 1) or v[11] or v[15] or v[16] or v[17] or v[18] or v[19] or v[20] or
+    namespace == '@' or worker == '@' or instance == '@' then
+    return complete_slowly(tag, a, i, at)
+  end
+  local when = S(at)
+  redis.call('HSET', core, 'public_state', 'completed', 'st', 'cT', 'completed_at', when, 'le', 'c:l:' .. v[4] .. ':', 'ae', 's')
+  local size = ''
+  if a[i + 6] == '1' then
+    local result = a[i + 7]
+    size = #result - string.find(result, '\n', 1, true)
+    redis.call('SET', exec_key(tag, e, 'result'), result)
+  end
+  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', at + (v[13] or MS_DAY), e)
+  redis.call('HDEL', lane_key(tag, lane, 'active'), e)
+  local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[12] or '') .. '\n' .. when .. '\n' .. (v[6] - 1) .. '\n' .. v[5] .. '\n\n'
+  if leases_on then
+    redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
+      'released' .. about .. v[3] .. '\n' .. v[4] .. '\n' .. worker .. '\n' .. instance .. '\n\n\n\n\n\n\ncompleted')
+  end
+  redis.call('XADD', 'ff:feed:' .. tag .. ':completions', 'MAXLEN', '~', '10000', '0-*', 'v',
+    'completed' .. about .. 'success\n' .. (v[14] or '0') .. '\ncomplete\n' .. size .. '\n\n')
+  redis.call('SPUBLISH', 'ff:done:' .. tag, e .. ' completed')
+  return 'ok'
+end
+
 -- ff_complete_execution (batch)
 -- KEYS 1 routing key
 -- ARGV 8 an item: e, lease_id, epoch, attempt_id, attempt_index, source (l, o),
@@ -184,7 +215,7 @@ redis.register_function('ff_complete_execution', function(keys, a)
   local at = now()
   local out = {}
   for i = 1, #a, 8 do
-    out[#out + 1] = complete_slowly(tag, a, i, at)
+    out[#out + 1] = complete(tag, a, i, at)
   end
   return out
 end)

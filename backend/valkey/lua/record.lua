@@ -361,7 +361,7 @@ end
 local function stamp(r, at)
   local f = r.f
   if f.st ~= r.st0 or f.blocking_reason ~= r.br0 then
-    if not OUTCOME[letter(r)] then
+    if not OUTCOME[letter(r)] and f.started_at ~= S(at) then
       put(r, 'updated_at', S(at))
     end
     return

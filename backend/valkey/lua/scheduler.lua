@@ -43,9 +43,51 @@ local function lapse_due(tag, at)
   return #list > 0
 end
 
+-- claim_first claims an execution that has never been claimed, the plain case of
+-- every claim: one read, one write. It returns nil where it is something else.
+local function claim_first(tag, lane, e, c, at)
+  local core = exec_key(tag, e, 'core')
+  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts')
+  local namespace = v[2]
+  if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' then
+    return nil
+  end
+  local when, ends = S(at), at + c.ttl
+  local expires, due, attempt_due = S(ends), ends, ''
+  if v[4] then
+    attempt_due = at + v[4]
+    due = sooner(due, attempt_due)
+    attempt_due = S(attempt_due)
+  end
+  if v[5] then
+    due = sooner(due, tonumber(v[5]))
+  end
+  local more = c.more
+  if v[4] then
+    more = { 'attempt_due', attempt_due, unpack(more) }
+  end
+  redis.call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'attempts', '1', 'current_attempt_id', c.attempt, 'lease_id', c.lease,
+    'epoch', '1', 'lease_expires_at', expires, 'worker', c.worker, 'worker_instance', c.instance, 'started_at', when, unpack(more))
+  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due, e)
+  redis.call('HSET', lane_key(tag, lane, 'active'), e, c.instance)
+  if leases_on then
+    redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
+      'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when .. '\n0\n' .. c.attempt .. '\n\n' ..
+      c.lease .. '\n1\n' .. c.worker .. '\n' .. c.instance .. '\n' .. expires .. '\n\n\n\n\n\n' .. REASON[c.issuer])
+  end
+  return {
+    when, e, '0', c.attempt, '', 'c', c.lease, '1', expires, attempt_due, v[5] or '', '0', '0', v[6] or '', namespace, '', '',
+    c.instance, '', redis.call('GET', exec_key(tag, e, 'def')) or '', '0',
+  }
+end
+
 -- claim_one claims one member that was taken out of its bucket. It returns a
 -- task, or nothing where the claim is refused.
 local function claim_one(tag, lane, e, c, at)
+  local done = claim_first(tag, lane, e, c, at)
+  if done then
+    return done
+  end
   local r = record_load(tag, e)
   if not r then
     return nil
@@ -54,7 +96,7 @@ local function claim_one(tag, lane, e, c, at)
   if letter(r) ~= 'W' and not lost(r) then
     return nil
   end
-  local done = grant_and_claim(r, lane, c, false, at)
+  done = grant_and_claim(r, lane, c, false, at)
   if not done and place(r.f).offered then
     offer(r, place(r.f).score)
   end
@@ -108,6 +150,16 @@ redis.register_function('ff_claim_next', function(keys, a)
   local base = 10 + nb
   local stride = (#a - base) / n
   local out = { S(at), '0', '' }
+  local c = { worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7] }
+  if mode == 'c' and stride == 2 and #a[2] <= 64 and #a[3] <= 64 and string.byte(a[2]) ~= 64 and string.byte(a[3]) ~= 64 then
+    c.more = {}
+    if a[5] ~= '' then
+      c.more = { 'ch', a[5] }
+    end
+    if a[6] ~= '30000' then
+      c.more[#c.more + 1], c.more[#c.more + 2] = 'ttl', a[6]
+    end
+  end
   local removed = 0
   for round = 1, 2 do
     local want = n - (#out - 3)
@@ -118,10 +170,8 @@ redis.register_function('ff_claim_next', function(keys, a)
       local slot = stride == 3 and given(a[k + 3]) or nil
       local done
       if mode == 'c' then
-        done = claim_one(tag, lane, e, {
-          worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7],
-          lease = a[k + 1], attempt = a[k + 2], slot = slot,
-        }, at)
+        c.lease, c.attempt, c.slot = a[k + 1], a[k + 2], slot
+        done = claim_one(tag, lane, e, c, at)
       else
         done = grant_one(tag, e, {
           id = a[k + 1], worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7],
