@@ -199,9 +199,9 @@ local function complete(tag, a, i, at)
     redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
       'released' .. about .. v[3] .. '\n' .. v[4] .. '\n' .. worker .. '\n' .. instance .. '\n\n\n\n\n\n\ncompleted')
   end
-  redis.call('XADD', 'ff:feed:' .. tag .. ':completions', 'MAXLEN', '~', '10000', '0-*', 'v',
-    'completed' .. about .. 'success\n' .. (v[14] or '0') .. '\ncomplete\n' .. size .. '\n\n')
-  redis.call('SPUBLISH', 'ff:done:' .. tag, e .. ' completed')
+  local completed = 'completed' .. about .. 'success\n' .. (v[14] or '0') .. '\ncomplete\n' .. size .. '\n\n'
+  redis.call('XADD', 'ff:feed:' .. tag .. ':completions', 'MAXLEN', '~', '10000', '0-*', 'v', completed)
+  redis.call('SPUBLISH', 'ff:done:' .. tag, completed)
   return 'ok'
 end
 
@@ -216,6 +216,9 @@ redis.register_function('ff_complete_execution', function(keys, a)
   local out = {}
   for i = 1, #a, 8 do
     out[#out + 1] = complete(tag, a, i, at)
+  end
+  if leases_on then
+    redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
   end
   return out
 end)

@@ -308,9 +308,10 @@ local function completion(r, cause, at, size)
   if outcome == 'failed' or outcome == 'expired' then
     category, reason = get(r, 'failure_category') or '', cut(get(r, 'failure_reason') or '', 1024)
   end
-  add_event(r, 'completions', envelope(r, 'completed', at) .. '\n' .. outcome .. '\n' .. (f.replays or '0') .. '\n' ..
-    cause .. '\n' .. (size or '') .. '\n' .. category .. '\n' .. reason)
-  r.settled = true
+  local v = envelope(r, 'completed', at) .. '\n' .. outcome .. '\n' .. (f.replays or '0') .. '\n' .. cause .. '\n' .. (size or '') .. '\n' ..
+    category .. '\n' .. reason
+  add_event(r, 'completions', v)
+  r.settled = v
 end
 
 -- offer makes sure that the bucket is registered before a member enters it.
@@ -384,10 +385,16 @@ end
 
 -- append writes the events that were noted.
 local function append(r)
-  if r.ev then
-    for i = 1, #r.ev, 2 do
-      redis.call('XADD', 'ff:feed:' .. r.tag .. ':' .. r.ev[i], 'MAXLEN', '~', 10000, '0-*', 'v', r.ev[i + 1])
-    end
+  if not r.ev then
+    return
+  end
+  local leases
+  for i = 1, #r.ev, 2 do
+    redis.call('XADD', 'ff:feed:' .. r.tag .. ':' .. r.ev[i], 'MAXLEN', '~', 10000, '0-*', 'v', r.ev[i + 1])
+    leases = leases or r.ev[i] == 'leases'
+  end
+  if leases then
+    redis.call('SPUBLISH', 'ff:feed:' .. r.tag, 'leases')
   end
 end
 
@@ -434,7 +441,7 @@ local function save(r, at)
     wake(r.tag, f.lane_id, get(r, 'namespace'), requirement(r))
   end
   if r.settled then
-    redis.call('SPUBLISH', 'ff:done:' .. r.tag, r.e .. ' ' .. f.public_state)
+    redis.call('SPUBLISH', 'ff:done:' .. r.tag, r.settled)
   end
   -- The record may go through another step in the same call.
   r.was, r.st0, r.br0, r.ch, r.tx, r.ev, r.settled = to, f.st, f.blocking_reason, {}, nil, nil, nil

@@ -2,13 +2,19 @@
 -- 07, section 3.6.)
 
 -- candidates takes up to n of the best members out of the named buckets of a
--- lane. One bucket costs one command.
-local function candidates(tag, lane, buckets, n)
+-- lane, none whose score is above bound (nil: no bound). One bucket costs one
+-- command.
+local function candidates(tag, lane, buckets, n, bound)
+  local list = {}
   if #buckets == 1 then
-    local popped = redis.call('ZPOPMIN', lane_key(tag, lane, 'el:' .. buckets[1]), n)
-    local list = {}
+    local key = lane_key(tag, lane, 'el:' .. buckets[1])
+    local popped = redis.call('ZPOPMIN', key, n)
     for i = 1, #popped, 2 do
-      list[#list + 1] = popped[i]
+      if bound and tonumber(popped[i + 1]) > bound then
+        redis.call('ZADD', key, popped[i + 1], popped[i])
+      else
+        list[#list + 1] = popped[i]
+      end
     end
     return list
   end
@@ -16,7 +22,10 @@ local function candidates(tag, lane, buckets, n)
   for _, bk in ipairs(buckets) do
     local flat = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, n - 1, 'WITHSCORES')
     for i = 1, #flat, 2 do
-      heads[#heads + 1] = { e = flat[i], score = tonumber(flat[i + 1]), bk = bk }
+      local score = tonumber(flat[i + 1])
+      if not bound or score <= bound then
+        heads[#heads + 1] = { e = flat[i], score = score, bk = bk }
+      end
     end
   end
   table.sort(heads, function(x, y)
@@ -25,7 +34,6 @@ local function candidates(tag, lane, buckets, n)
     end
     return x.e < y.e
   end)
-  local list = {}
   for i = 1, math.min(n, #heads) do
     redis.call('ZREM', lane_key(tag, lane, 'el:' .. heads[i].bk), heads[i].e)
     list[i] = heads[i].e
@@ -132,117 +140,131 @@ end
 -- ff_claim_next
 -- KEYS 1 routing key
 -- ARGV lane, worker, instance, capabilities, digest, ttl, issuer, mode (c claims, g
---      grants), n, number of buckets, then the buckets, then n pairs: lease_id and
---      attempt_id, or grant_id and '' ; a slot token behind each pair when ARGV
---      has three values an item
--- Takes up to n executions, best first. Finding fewer arms the lane's wake-up.
--- Returns {now, taken out, head}: how many members were taken out of the buckets,
---      and the score of the next head ('' none known), then tasks (as
+--      grants), n, highest score to take ('' any), number of buckets, then the
+--      buckets, then n times: lease_id and attempt_id, or grant_id and ''; with
+--      three values each the last is the token of a slot of the lane
+-- Takes up to n executions, best first. Finding fewer, or leaving nothing, arms the
+-- lane's wake-up.
+-- Returns {now, taken out, next head}: how many members left the buckets, and the
+--      score of the best one that stays ('' when none does), then the tasks (as
 --      ff_claim_granted) or grants {e, grant_id, expires_at, kind, namespace}.
 redis.register_function('ff_claim_next', function(keys, a)
   local tag = enter(keys)
   local at = now()
-  local lane, mode, n, nb = a[1], a[8], tonumber(a[9]), tonumber(a[10])
+  local lane, mode, n, bound, nb = a[1], a[8], tonumber(a[9]), N(a[10]), tonumber(a[11])
   local buckets = {}
   for i = 1, nb do
-    buckets[i] = a[10 + i]
+    buckets[i] = a[11 + i]
   end
-  local base = 10 + nb
+  local base = 11 + nb
   local stride = (#a - base) / n
   local out = { S(at), '0', '' }
-  local c = { worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7] }
+  local c = {
+    worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7], route = '', adm = '', refs = '',
+  }
   if mode == 'c' and stride == 2 and #a[2] <= 64 and #a[3] <= 64 and string.byte(a[2]) ~= 64 and string.byte(a[3]) ~= 64 then
     c.more = {}
     if a[5] ~= '' then
       c.more = { 'ch', a[5] }
     end
     if a[6] ~= '30000' then
-      c.more[#c.more + 1], c.more[#c.more + 2] = 'ttl', a[6]
+      c.more[#c.more + 1] = 'ttl'
+      c.more[#c.more + 1] = a[6]
     end
   end
   local removed = 0
   for round = 1, 2 do
     local want = n - (#out - 3)
-    local list = candidates(tag, lane, buckets, want)
+    local list = candidates(tag, lane, buckets, want, bound)
     removed = removed + #list
     for _, e in ipairs(list) do
       local k = base + (#out - 3) * stride
-      local slot = stride == 3 and given(a[k + 3]) or nil
+      c.lease, c.attempt, c.id, c.slot = a[k + 1], a[k + 2], a[k + 1], stride == 3 and given(a[k + 3]) or nil
       local done
       if mode == 'c' then
-        c.lease, c.attempt, c.slot = a[k + 1], a[k + 2], slot
         done = claim_one(tag, lane, e, c, at)
       else
-        done = grant_one(tag, e, {
-          id = a[k + 1], worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7],
-          route = '', adm = '', refs = '', slot = slot,
-        }, at)
+        done = grant_one(tag, e, c, at)
       end
       if done then
         out[#out + 1] = done
       end
     end
-    if #out - 3 == n or round == 2 or (#list < want and not lapse_due(tag, at)) then
+    if #list == want or round == 2 or not lapse_due(tag, at) then
       break
     end
   end
   out[2] = S(removed)
-  if #out - 3 < n then
-    redis.call('SET', lane_key(tag, lane, 'armed'), '1')
-  else
-    local best
+  local best
+  if #out > 3 or bound then
     for _, bk in ipairs(buckets) do
       local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
       if head[2] then
         best = sooner(best, tonumber(head[2]))
       end
     end
-    out[3] = best and string.format('%.0f', best) or ''
+  end
+  if best then
+    out[3] = string.format('%.0f', best)
+  else
+    redis.call('SET', lane_key(tag, lane, 'armed'), '1')
+  end
+  if mode == 'c' and leases_on and #out > 3 then
+    redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
   end
   return out
 end)
 
+-- peek describes the non-empty buckets of a lane on one partition.
+local function peek(tag, lane, arm, depth, at)
+  local registry = lane_key(tag, lane, 'buckets')
+  local flat = redis.call('HGETALL', registry)
+  local out = {}
+  local labels = {}
+  for i = 1, #flat, 2 do
+    if string.sub(flat[i], 1, 2) == 'u:' then
+      labels[string.sub(flat[i], 3)] = flat[i + 1]
+    end
+  end
+  for round = 1, 2 do
+    for i = 1, #flat, 2 do
+      local bk = flat[i]
+      if bk ~= 'v' and string.sub(bk, 2, 2) ~= ':' then
+        local heads = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, depth - 1, 'WITHSCORES')
+        if #heads > 0 then
+          local list = {}
+          for k = 1, #heads, 2 do
+            list[#list + 1] = string.format('%.0f', tonumber(heads[k + 1])) .. ' ' .. heads[k]
+          end
+          out[#out + 1] = bk
+          out[#out + 1] = flat[i + 1]
+          out[#out + 1] = labels[bk] or ''
+          out[#out + 1] = table.concat(list, ',')
+        end
+      end
+    end
+    if #out > 0 or round == 2 or not lapse_due(tag, at) then
+      break
+    end
+  end
+  if #out == 0 and arm then
+    redis.call('SET', lane_key(tag, lane, 'armed'), '1')
+  end
+  return out
+end
+
 -- ff_peek_buckets
 -- KEYS 1 routing key
--- ARGV lane, '1' to arm the lane when nothing is there, then depth, then buckets
---      ('' stands for all that are registered)
--- Returns {v, then for each non-empty bucket: bucket, descriptor, u value, members,
---      scores and members of the first depth as '<score> <e>' joined by commas}.
+-- ARGV lane, '1' to arm the lane where nothing is offered, depth, then the tags of
+--      other partitions to look at as well (on one node only)
+-- Returns for each partition an array: for each non-empty bucket its name, its
+--      descriptor, its u value and its first members as '<score> <e>' joined by
+--      commas.
 redis.register_function('ff_peek_buckets', function(keys, a)
-  local tag = enter(keys)
-  local lane, depth = a[1], tonumber(a[3])
-  local registry = lane_key(tag, lane, 'buckets')
-  local buckets = {}
-  if a[4] == nil or a[4] == '' then
-    for _, bk in ipairs(redis.call('HKEYS', registry)) do
-      if bk ~= 'v' and not string.find(bk, ':', 1, true) then
-        buckets[#buckets + 1] = bk
-      end
-    end
-  else
-    for i = 4, #a do
-      buckets[#buckets + 1] = a[i]
-    end
-  end
-  local out = { redis.call('HGET', registry, 'v') or '0' }
-  for _, bk in ipairs(buckets) do
-    local key = lane_key(tag, lane, 'el:' .. bk)
-    local flat = redis.call('ZRANGE', key, 0, depth - 1, 'WITHSCORES')
-    if #flat > 0 then
-      local heads = {}
-      for i = 1, #flat, 2 do
-        heads[#heads + 1] = string.format('%.0f', tonumber(flat[i + 1])) .. ' ' .. flat[i]
-      end
-      local about = redis.call('HMGET', registry, bk, 'u:' .. bk)
-      out[#out + 1] = bk
-      out[#out + 1] = about[1] or ''
-      out[#out + 1] = about[2] or ''
-      out[#out + 1] = S(redis.call('ZCARD', key))
-      out[#out + 1] = table.concat(heads, ',')
-    end
-  end
-  if #out == 1 and a[2] == '1' then
-    redis.call('SET', lane_key(tag, lane, 'armed'), '1')
+  local at = now()
+  local out = { peek(enter(keys), a[1], a[2] == '1', tonumber(a[3]), at) }
+  for i = 4, #a do
+    out[#out + 1] = peek(a[i], a[1], a[2] == '1', tonumber(a[3]), at)
   end
   return out
 end)

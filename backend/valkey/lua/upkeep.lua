@@ -60,9 +60,9 @@ end
 local function tell(r, out)
   local f = r.f
   if OUTCOME[letter(r)] then
-    out[#out + 1] = 's' .. r.e
+    out[#out + 1] = 's' .. r.tag .. ' ' .. r.e
   elseif place(f).offered then
-    out[#out + 1] = 'o' .. f.lane_id .. '\n' .. get(r, 'namespace') .. '\n' .. requirement(r)
+    out[#out + 1] = 'o' .. r.tag .. ' ' .. f.lane_id .. '\n' .. get(r, 'namespace') .. '\n' .. requirement(r)
   end
 end
 
@@ -106,41 +106,48 @@ local function tick_one(tag, e, at, draw, counts, out)
   return true
 end
 
--- ff_tick
--- KEYS 1 routing key
--- ARGV limit, draw (number in [0, 1) for jitters)
--- Returns {examined, errors, 1 when more is due, next instant or '', number of
---      duties, then duty and count for each, then what was led to: 's<e>' settled,
---      'o<lane>\n<namespace>\n<capabilities>' offered}.
-redis.register_function('ff_tick', function(keys, a)
-  local tag = enter(keys)
-  local at = now()
-  local limit, draw = tonumber(a[1]), tonumber(a[2])
+-- tick acts on what is due in one partition and adds to the counts. It returns how
+-- many it looked at, how many failed, and the next instant.
+local function tick(tag, limit, draw, at, counts, told)
   local due = 'ff:idx:' .. tag .. ':due'
   local list = redis.call('ZRANGE', due, '-inf', at, 'BYSCORE', 'LIMIT', 0, limit)
-  local counts, told, errors = {}, {}, 0
+  local errors = 0
   for i, e in ipairs(list) do
     if not tick_one(tag, e, at, (draw + i * 0.6180339887) % 1, counts, told) then
       errors = errors + 1
     end
   end
-  local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-  local next_at = ''
-  if first[2] then
-    local score = first[2]
-    if type(score) == 'string' then
-      score = tonumber(score)
+  return #list, errors
+end
+
+-- ff_tick
+-- KEYS 1 routing key
+-- ARGV limit, draw (number in [0, 1) for jitters), then the tags of other
+--      partitions to look at as well (on one node only)
+-- Returns {examined, errors, 1 when more may be due, number of duties, then duty and
+--      count for each, then what was led to: 's<tag> <e>' settled, 'o<tag> <lane>\n
+--      <namespace>\n<capabilities>' offered}.
+redis.register_function('ff_tick', function(keys, a)
+  local at = now()
+  local limit, draw = tonumber(a[1]), tonumber(a[2])
+  local counts, told = {}, {}
+  local examined, errors = tick(enter(keys), limit, draw, at, counts, told)
+  local more = examined >= limit
+  for i = 3, #a do
+    if examined >= limit then
+      more = true
+      break
     end
-    if score and score < 9e18 then
-      next_at = S(score)
-    end
+    local n, failed = tick(a[i], limit - examined, draw, at, counts, told)
+    examined, errors = examined + n, errors + failed
+    more = more or examined >= limit
   end
   local names = {}
   for name, n in pairs(counts) do
     names[#names + 1] = name
     names[#names + 1] = S(n)
   end
-  local out = { S(#list), S(errors), #list == limit and '1' or '0', next_at, S(#names / 2) }
+  local out = { S(examined), S(errors), more and '1' or '0', S(#names / 2) }
   for _, v in ipairs(names) do
     out[#out + 1] = v
   end
@@ -149,6 +156,26 @@ redis.register_function('ff_tick', function(keys, a)
   end
   return out
 end)
+
+-- ff_next_due (read only)
+-- KEYS 1 routing key
+-- ARGV tags of other partitions to look at as well (on one node only)
+-- Returns {the next instant at which a tick must look, '' for none}.
+redis.register_function{ function_name = 'ff_next_due', flags = { 'no-writes' }, callback = function(keys, a)
+  local best
+  local function look(tag)
+    local first = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', 0, 0, 'WITHSCORES')
+    local score = first[2] and tonumber(first[2])
+    if score and score < 9e18 then
+      best = sooner(best, score)
+    end
+  end
+  look(enter(keys))
+  for _, tag in ipairs(a) do
+    look(tag)
+  end
+  return { best and S(best) or '' }
+end }
 
 -- audit_one puts an execution where its record says and takes it out of
 -- everywhere else. It returns how many entries were wrong.
