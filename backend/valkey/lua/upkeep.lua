@@ -106,76 +106,65 @@ local function tick_one(tag, e, at, draw, counts, out)
   return true
 end
 
--- tick acts on what is due in one partition and adds to the counts. It returns how
--- many it looked at, how many failed, and the next instant.
-local function tick(tag, limit, draw, at, counts, told)
-  local due = 'ff:idx:' .. tag .. ':due'
-  local list = redis.call('ZRANGE', due, '-inf', at, 'BYSCORE', 'LIMIT', 0, limit)
-  local errors = 0
+-- next_due is the instant at which a tick must look at the partition next, nil for
+-- never.
+local function next_due(tag)
+  local first = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', 0, 0, 'WITHSCORES')
+  local score = first[2] and tonumber(first[2])
+  if score and score < 9e18 then
+    return score
+  end
+  return nil
+end
+
+-- tick acts on what is due in one partition, adds to the counts of t, and returns
+-- the next instant. With nothing due it is one command.
+local function tick(tag, limit, t)
+  local next_at = next_due(tag)
+  if not next_at or next_at > t.at then
+    return next_at
+  end
+  local list = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', '-inf', t.at, 'BYSCORE', 'LIMIT', 0, limit)
   for i, e in ipairs(list) do
-    if not tick_one(tag, e, at, (draw + i * 0.6180339887) % 1, counts, told) then
-      errors = errors + 1
+    if not tick_one(tag, e, t.at, (t.draw + i * 0.6180339887) % 1, t.counts, t.told) then
+      t.errors = t.errors + 1
     end
   end
-  return #list, errors
+  t.examined = t.examined + #list
+  return next_due(tag)
 end
 
 -- ff_tick
 -- KEYS 1 routing key
 -- ARGV limit, draw (number in [0, 1) for jitters), then the tags of other
 --      partitions to look at as well (on one node only)
--- Returns {examined, errors, 1 when more may be due, number of duties, then duty and
---      count for each, then what was led to: 's<tag> <e>' settled, 'o<tag> <lane>\n
---      <namespace>\n<capabilities>' offered}.
+-- Returns {examined, errors, 1 when more may be due, next instant or '', number of
+--      duties, then duty and count for each, then what was led to: 's<tag> <e>'
+--      settled, 'o<tag> <lane>\n<namespace>\n<capabilities>' offered}.
 redis.register_function('ff_tick', function(keys, a)
-  local at = now()
-  local limit, draw = tonumber(a[1]), tonumber(a[2])
-  local counts, told = {}, {}
-  local examined, errors = tick(enter(keys), limit, draw, at, counts, told)
-  local more = examined >= limit
+  local limit = tonumber(a[1])
+  local t = { at = now(), draw = tonumber(a[2]), counts = {}, told = {}, examined = 0, errors = 0 }
+  local next_at = tick(enter(keys), limit, t)
   for i = 3, #a do
-    if examined >= limit then
-      more = true
+    if t.examined >= limit then
       break
     end
-    local n, failed = tick(a[i], limit - examined, draw, at, counts, told)
-    examined, errors = examined + n, errors + failed
-    more = more or examined >= limit
+    next_at = sooner(next_at, tick(a[i], limit - t.examined, t))
   end
   local names = {}
-  for name, n in pairs(counts) do
+  for name, n in pairs(t.counts) do
     names[#names + 1] = name
     names[#names + 1] = S(n)
   end
-  local out = { S(examined), S(errors), more and '1' or '0', S(#names / 2) }
+  local out = { S(t.examined), S(t.errors), t.examined >= limit and '1' or '0', next_at and S(next_at) or '', S(#names / 2) }
   for _, v in ipairs(names) do
     out[#out + 1] = v
   end
-  for _, v in ipairs(told) do
+  for _, v in ipairs(t.told) do
     out[#out + 1] = v
   end
   return out
 end)
-
--- ff_next_due (read only)
--- KEYS 1 routing key
--- ARGV tags of other partitions to look at as well (on one node only)
--- Returns {the next instant at which a tick must look, '' for none}.
-redis.register_function{ function_name = 'ff_next_due', flags = { 'no-writes' }, callback = function(keys, a)
-  local best
-  local function look(tag)
-    local first = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', 0, 0, 'WITHSCORES')
-    local score = first[2] and tonumber(first[2])
-    if score and score < 9e18 then
-      best = sooner(best, score)
-    end
-  end
-  look(enter(keys))
-  for _, tag in ipairs(a) do
-    look(tag)
-  end
-  return { best and S(best) or '' }
-end }
 
 -- audit_one puts an execution where its record says and takes it out of
 -- everywhere else. It returns how many entries were wrong.
