@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-
 	"github.com/flowfabric/flowfabric"
 )
 
@@ -344,4 +343,3 @@ func (l *library) await(ctx context.Context) error {
 		}
 	}
 }
-
