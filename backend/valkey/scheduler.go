@@ -56,7 +56,7 @@ type claimLane struct {
 
 // group is the buckets of one lane and namespace that the asker covers: those a
 // claim on one partition merges.
-type group struct {
+type claimGroup struct {
 	lane    *claimLane
 	heads   []partHead // by score
 	visible flowfabric.Namespace
@@ -103,15 +103,15 @@ func (c *claim) open(ctx context.Context) error {
 	window := c.s.scans.n.Add(1) - 1
 	parts := uint64(len(c.s.tags))
 	start := int((h.Sum64()%parts + window*flowfabric.MaxPartitionsPerScan) % parts)
-	for _, id := range c.a.Lanes {
-		lane, err := c.s.laneFor(ctx, id)
-		if err != nil {
-			return err
-		}
-		if lane.State == flowfabric.LaneDisabled {
+	views, err := c.s.peekLanes(ctx, c.a.Lanes...)
+	if err != nil {
+		return err
+	}
+	for i, id := range c.a.Lanes {
+		if views[i].exists && views[i].State == flowfabric.LaneDisabled {
 			continue
 		}
-		c.lanes = append(c.lanes, claimLane{id: id, limit: lane.MaxConcurrency, start: start, covered: make(map[string]bool)})
+		c.lanes = append(c.lanes, claimLane{id: id, limit: views[i].MaxConcurrency, start: start, covered: make(map[string]bool)})
 	}
 	return nil
 }
@@ -148,11 +148,11 @@ func (c *claim) run(ctx context.Context) error {
 
 // groups collects, for each lane and namespace, the partitions on which the asker
 // can take something, best first and no more than it can use.
-func (c *claim) groups() []group {
+func (c *claim) groups() []claimGroup {
 	r := &c.s.ready
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []group
+	var out []claimGroup
 	for i := range c.lanes {
 		lane := &c.lanes[i]
 		if lane.full {
@@ -162,7 +162,7 @@ func (c *claim) groups() []group {
 		l.used = time.Now()
 		first := len(out)
 		for name, b := range l.buckets {
-			if len(b.heads) == 0 || !visibleNamespace(b.namespace, c.a.Namespace, c.a.Namespaces) {
+			if len(b.heads) == 0 || !visible(b.namespace, c.a.Namespace, c.a.Namespaces) {
 				continue
 			}
 			covers, known := lane.covered[name]
@@ -173,9 +173,9 @@ func (c *claim) groups() []group {
 			if !covers {
 				continue
 			}
-			at := slices.IndexFunc(out[first:], func(g group) bool { return g.visible == b.namespace })
+			at := slices.IndexFunc(out[first:], func(g claimGroup) bool { return g.visible == b.namespace })
 			if at < 0 {
-				out = append(out, group{lane: lane, visible: b.namespace})
+				out = append(out, claimGroup{lane: lane, visible: b.namespace})
 				at = len(out) - 1 - first
 			}
 			out[first+at].add(b, c.want())
@@ -191,7 +191,7 @@ func (c *claim) groups() []group {
 
 // add merges the best partitions of a bucket into the group: as many as could be
 // visited.
-func (g *group) add(b *readyBucket, want int) {
+func (g *claimGroup) add(b *readyBucket, want int) {
 	for _, h := range best(b.heads, want+1) {
 		i := slices.IndexFunc(g.heads, func(p partHead) bool { return p.part == h.part })
 		if i < 0 {
@@ -233,15 +233,6 @@ func best(h headHeap, n int) []*readyHead {
 	return out
 }
 
-// visibleNamespace reports whether a claim for one namespace, or for a set of
-// them, sees a bucket.
-func visibleNamespace(ns, only flowfabric.Namespace, among []flowfabric.Namespace) bool {
-	if only != "" && only != flowfabric.AnyNamespace && ns != only {
-		return false
-	}
-	return among == nil || slices.Contains(among, ns)
-}
-
 // priorityOf reads the priority out of an order key. No execution waits for 15
 // years.
 func (c *claim) priorityOf(score int64) int64 {
@@ -258,17 +249,17 @@ func (c *claim) boundFor(priority int64) string {
 
 // visitPlan is one call to one partition.
 type visitPlan struct {
-	group  *group
-	head   partHead
-	n      int
-	bound  string
-	since  uint32
-	tokens []string
+	group *claimGroup
+	head  partHead
+	n     int
+	bound string
+	since uint32
+	slots slots
 }
 
 // visit lets the picker share out what is wanted among the groups, and takes each
 // group's share from its best partitions, all in one pipeline.
-func (c *claim) visit(ctx context.Context, groups []group) error {
+func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 	shares := c.shareOut(groups)
 	var plans []visitPlan
 	for i := range groups {
@@ -279,7 +270,7 @@ func (c *claim) visit(ctx context.Context, groups []group) error {
 	reqs := make([]request, 0, len(plans))
 	for i := range plans {
 		p := &plans[i]
-		if err := c.takeTokens(ctx, p); err != nil {
+		if err := c.takeSlots(ctx, p); err != nil {
 			return err
 		}
 		p.since = c.s.ready.change(p.group.lane.id, p.head.part)
@@ -298,8 +289,8 @@ func (c *claim) visit(ctx context.Context, groups []group) error {
 		err := answers[k].err
 		if err == nil {
 			err = c.accept(ctx, p, answers[k].msg)
-		} else if p.tokens != nil {
-			c.s.freeTokens(ctx, p.group.lane.id, p.tokens)
+		} else {
+			c.settle(ctx, p, nil)
 		}
 		if err != nil && first == nil {
 			first = err
@@ -311,7 +302,7 @@ func (c *claim) visit(ctx context.Context, groups []group) error {
 
 // shareOut asks the picker for as many as are wanted, one after the other, as if
 // each group went on as it begins.
-func (c *claim) shareOut(groups []group) []int {
+func (c *claim) shareOut(groups []claimGroup) []int {
 	shares := make([]int, len(groups))
 	want := c.want()
 	heads := make([]flowfabric.Candidate, len(groups))
@@ -338,7 +329,7 @@ func (c *claim) shareOut(groups []group) []int {
 // plan spreads a group's share over its best partitions: over those of the highest
 // priority, as many as seem to hold enough. No visit takes what has a lower
 // priority than another head that is known in the lane.
-func (c *claim) plan(plans []visitPlan, g *group, share int, groups []group) []visitPlan {
+func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claimGroup) []visitPlan {
 	top := c.priorityOf(g.heads[0].score)
 	other := int64(0) // the highest priority among the heads of the lane's other groups
 	for i := range groups {
@@ -376,23 +367,34 @@ func (c *claim) plan(plans []visitPlan, g *group, share int, groups []group) []v
 	return plans
 }
 
-// takeTokens takes slots of a lane with max_concurrency; without enough of them
-// the visit takes less, and without any the lane is full for this request.
-func (c *claim) takeTokens(ctx context.Context, p *visitPlan) error {
+// takeSlots takes slots of a lane with max_concurrency; without enough of them the
+// visit takes less, and the lane is full for this request.
+func (c *claim) takeSlots(ctx context.Context, p *visitPlan) error {
 	lane := p.group.lane
 	if lane.limit == 0 {
 		return nil
 	}
-	tokens, err := c.s.takeTokens(ctx, lane.id, lane.limit, p.n, c.a.GrantTTLMs)
+	held, err := c.s.takeSlots(ctx, lane.id, lane.limit, p.n)
 	if err != nil {
 		return err
 	}
-	if len(tokens) < p.n {
+	if len(held.tokens) < p.n {
 		lane.full = true
-		p.n = len(tokens)
+		p.n = len(held.tokens)
 	}
-	p.tokens = tokens
+	p.slots = held
 	return nil
+}
+
+// settle tells what the slots of a visit came to be used for. A failure costs
+// nothing but time: what is not settled lapses.
+func (c *claim) settle(ctx context.Context, p *visitPlan, used []slotUse) {
+	if len(p.slots.tokens) == 0 {
+		return
+	}
+	if err := c.s.settleSlots(ctx, p.slots, used...); err != nil {
+		c.s.log.WarnContext(ctx, "slots of a lane are not settled, they lapse", "lane_id", p.group.lane.id, "error", err)
+	}
 }
 
 // request is the call of a visit.
@@ -405,15 +407,16 @@ func (c *claim) request(p *visitPlan) request {
 	args = append(args, string(p.group.lane.id), string(c.a.WorkerID), string(c.a.WorkerInstanceID), c.caps, c.digest, c.ttl, "s", mode,
 		strconv.Itoa(p.n), p.bound, strconv.Itoa(len(p.head.buckets)))
 	args = append(args, p.head.buckets...)
-	for i := range p.n {
-		args = append(args, id())
+	for range p.n {
+		own := id()
+		args = append(args, own)
 		if mode == "c" {
 			args = append(args, string(flowfabric.NewAttemptID()))
 		} else {
 			args = append(args, "")
 		}
-		if p.tokens != nil {
-			args = append(args, p.tokens[i])
+		if p.slots.tokens != nil {
+			args = append(args, own)
 		}
 	}
 	return request{fn: "ff_claim_next", tag: c.s.tag(p.head.part), args: args}
@@ -421,55 +424,51 @@ func (c *claim) request(p *visitPlan) request {
 
 // accept takes the answer of a visit.
 func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) error {
-	list, err := msg.ToArray()
-	if err != nil || len(list) < 3 {
-		return badAnswer("claim_next", err)
+	list, err := elementsOf("ff_claim_next", &msg, 3)
+	if err != nil {
+		return err
 	}
-	removed, _ := strconv.Atoi(text(&list[1]))
-	next, left := text(&list[2]), false
+	removed := int(list.int(1))
+	next, left := list.str(2), false
 	score, err := strconv.ParseInt(next, 10, 64)
 	left = next != "" && err == nil
 	lane := p.group.lane
 	c.seen += max(removed, 1)
-	got := len(list) - 3
 	var first error
+	var used []slotUse
 	for i := 3; i < len(list); i++ {
-		if err := c.keep(p, &list[i]); err != nil && first == nil {
+		use, err := c.keep(p, &list[i])
+		if err == nil {
+			used = append(used, use)
+		} else if first == nil {
 			first = err
 		}
 	}
 	c.s.ready.visited(lane.id, p.head.part, p.since, p.head.buckets, left, score, removed)
-	if p.tokens != nil {
-		if got < len(p.tokens) {
-			c.s.freeTokens(ctx, lane.id, p.tokens[got:])
-		}
-		c.s.confirmTokens(ctx, lane.id, p.tokens[:got])
-	}
+	c.settle(ctx, p, used)
 	return first
 }
 
 // keep adds one grant or task to the result.
-func (c *claim) keep(p *visitPlan, msg *vk.ValkeyMessage) error {
+func (c *claim) keep(p *visitPlan, msg *vk.ValkeyMessage) (slotUse, error) {
 	if c.a.GrantTTLMs == 0 {
-		t, err := decodeTask(p.head.part, p.group.lane.id, *msg)
+		t, err := decodeTask("claim_tasks", p.head.part, p.group.lane.id, msg)
 		if err != nil {
-			return err
+			return slotUse{}, err
 		}
 		c.res.Tasks = append(c.res.Tasks, t)
-		return nil
+		return slotUse{id: t.ExecutionID, holder: string(t.Fence.LeaseID)}, nil
 	}
-	f, err := msg.ToArray()
-	if err != nil || len(f) < 4 {
-		return badAnswer("claim_next", err)
-	}
-	expires, err := strconv.ParseInt(text(&f[2]), 10, 64)
+	f, err := elementsOf("ff_claim_next", msg, 4)
 	if err != nil {
-		return badAnswer("claim_next", err)
+		return slotUse{}, err
 	}
 	tag := c.s.tag(p.head.part)
-	c.res.Grants = append(c.res.Grants, flowfabric.Grant{ExecutionID: flowfabric.ExecutionID(tag + ":" + text(&f[0])), PartitionKey: tag,
-		GrantID: text(&f[1]), ExpiresAt: flowfabric.Millis(expires), LaneID: p.group.lane.id, Kind: grantKind(text(&f[3]))})
-	return nil
+	var d decoder
+	g := flowfabric.Grant{ExecutionID: flowfabric.ExecutionID(tag + ":" + f.str(0)), PartitionKey: tag, GrantID: f.str(1),
+		ExpiresAt: f.ms(2), LaneID: p.group.lane.id, Kind: claimKind(&d, "grant", f.str(3))}
+	c.res.Grants = append(c.res.Grants, g)
+	return slotUse{id: g.ExecutionID, holder: g.GrantID, lapsesAt: g.ExpiresAt}, nil
 }
 
 // look asks the partitions of which nothing is known, a window at a time, until
@@ -511,41 +510,30 @@ func (c *claim) look(ctx context.Context) (bool, error) {
 // label labels the buckets that hold work in the asker's lanes and that nobody
 // covers.
 func (c *claim) label(ctx context.Context) error {
+	var list []bucketAt
+	c.s.ready.mu.Lock()
 	for i := range c.lanes {
 		lane := &c.lanes[i]
-		var uncovered []uncoveredBucket
-		c.s.ready.mu.Lock()
+		examined := 0
 		for name, b := range c.s.ready.lane(lane.id).buckets {
-			if len(b.heads) == 0 || len(uncovered) == flowfabric.MaxUncoveredBuckets ||
-				!visibleNamespace(b.namespace, c.a.Namespace, c.a.Namespaces) ||
+			if len(b.heads) == 0 || len(b.required) == 0 || examined == flowfabric.MaxUncoveredBuckets ||
+				!visible(b.namespace, c.a.Namespace, c.a.Namespaces) ||
 				len(flowfabric.MissingCapabilities(b.required, c.a.Capabilities)) == 0 {
 				continue
 			}
-			u := uncoveredBucket{name: name, namespace: b.namespace, required: b.required}
+			examined++
 			for _, h := range b.heads {
-				u.parts = append(u.parts, h.part)
+				list = append(list, bucketAt{laneAt{h.part, lane.id}, bucket{name: name, namespace: b.namespace, required: b.required}})
 			}
-			uncovered = append(uncovered, u)
 		}
-		c.s.ready.mu.Unlock()
-		if len(uncovered) == 0 {
-			continue
-		}
-		n, err := c.s.labelUncovered(ctx, lane.id, uncovered)
-		if err != nil {
-			return err
-		}
-		c.res.UncoveredLabelled += n
 	}
-	return nil
-}
-
-// uncoveredBucket is a bucket with members that an asker does not cover.
-type uncoveredBucket struct {
-	name      string
-	namespace flowfabric.Namespace
-	required  []string
-	parts     []uint16
+	c.s.ready.mu.Unlock()
+	if len(list) == 0 {
+		return nil
+	}
+	n, err := c.s.uncovered(ctx, list)
+	c.res.UncoveredLabelled = n
+	return err
 }
 
 // peeked is what a look found of one bucket on one partition.
@@ -597,12 +585,12 @@ func (s *Store) look(ctx context.Context, lane flowfabric.LaneID, parts []uint16
 		}
 		list, err := a.msg.ToArray()
 		if err != nil {
-			return nil, badAnswer("peek_buckets", err)
+			return nil, badAnswer("ff_peek_buckets")
 		}
 		for i := range list {
 			fields, err := list[i].AsStrSlice()
 			if err != nil {
-				return nil, badAnswer("peek_buckets", err)
+				return nil, badAnswer("ff_peek_buckets")
 			}
 			found, err := parsePeeked(fields)
 			if err != nil {
@@ -612,7 +600,7 @@ func (s *Store) look(ctx context.Context, lane flowfabric.LaneID, parts []uint16
 		}
 	}
 	if len(out) != len(parts) {
-		return nil, badAnswer("peek_buckets", nil)
+		return nil, badAnswer("ff_peek_buckets")
 	}
 	return out, nil
 }
@@ -629,7 +617,7 @@ func parsePeeked(fields []string) ([]peeked, error) {
 			score, e, ok := strings.Cut(head, " ")
 			n, err := strconv.ParseInt(score, 10, 64)
 			if !ok || err != nil {
-				return nil, badAnswer("peek_buckets", err)
+				return nil, badAnswer("ff_peek_buckets")
 			}
 			p.heads = append(p.heads, peekedHead{n, e})
 		}
@@ -672,8 +660,8 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	if err != nil {
 		return nil, err
 	}
-	lane, known, err := s.peekLane(ctx, a.LaneID)
-	if err != nil || !known || lane.State == flowfabric.LaneDisabled {
+	views, err := s.peekLanes(ctx, a.LaneID)
+	if err != nil || views[0].State == flowfabric.LaneDisabled {
 		return nil, err
 	}
 	count := len(s.tags)
@@ -695,7 +683,7 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	var all []entry
 	for i, list := range found {
 		for _, b := range list {
-			if !visibleNamespace(b.namespace, a.Namespace, nil) || len(flowfabric.MissingCapabilities(splitList(b.caps), caps)) > 0 {
+			if !visible(b.namespace, a.Namespace, nil) || len(flowfabric.MissingCapabilities(splitList(b.caps), caps)) > 0 {
 				continue
 			}
 			for _, h := range b.heads {

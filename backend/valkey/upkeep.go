@@ -50,9 +50,6 @@ func (s *Store) Tick(ctx context.Context, a flowfabric.TickArgs) (flowfabric.Tic
 		}
 	}
 	s.emit(told...)
-	if len(told) > 0 {
-		s.drainOwed(ctx)
-	}
 	return res, first
 }
 
@@ -70,7 +67,7 @@ func (s *Store) shareOf(cycle uint64) []uint16 {
 // readTick adds the answer of one call to the result.
 func readTick(list []string, res *flowfabric.TickResult, told []flowfabric.WakeEvent) ([]flowfabric.WakeEvent, error) {
 	if len(list) < 5 {
-		return told, badAnswer("tick", nil)
+		return told, badAnswer("ff_tick")
 	}
 	examined, _ := strconv.Atoi(list[0])
 	errs, _ := strconv.Atoi(list[1])
@@ -83,7 +80,7 @@ func readTick(list []string, res *flowfabric.TickResult, told []flowfabric.WakeE
 	n, _ := strconv.Atoi(list[4])
 	rest := list[5:]
 	if len(rest) < 2*n {
-		return told, badAnswer("tick", nil)
+		return told, badAnswer("ff_tick")
 	}
 	for i := 0; i < 2*n; i += 2 {
 		count, _ := strconv.Atoi(rest[i+1])
@@ -141,7 +138,7 @@ func (s *Store) Reconcile(ctx context.Context, a flowfabric.ReconcileArgs) (flow
 		limit = 100
 	}
 	tag := s.tag(a.Partition)
-	page, next, err := s.auditPage(ctx, tag, a.Cursor, limit)
+	page, next, err := s.auditPage(ctx, a.Partition, a.Cursor, limit)
 	if err != nil {
 		return res, err
 	}
@@ -160,7 +157,7 @@ func (s *Store) Reconcile(ctx context.Context, a flowfabric.ReconcileArgs) (flow
 		}
 		list, err := msg.AsStrSlice()
 		if err != nil || len(list) != len(chunk) {
-			return res, badAnswer("audit_execution", err)
+			return res, badAnswer("ff_audit_execution")
 		}
 		for i, line := range list {
 			id := flowfabric.ExecutionID(tag + ":" + chunk[i])
@@ -184,8 +181,8 @@ func (s *Store) Reconcile(ctx context.Context, a flowfabric.ReconcileArgs) (flow
 
 // auditPage returns the next executions of a partition in the order of their
 // identifiers.
-func (s *Store) auditPage(ctx context.Context, tag string, cursor flowfabric.ExecutionID, limit int) ([]string, flowfabric.ExecutionID, error) {
-	members, err := s.members(ctx, tag)
+func (s *Store) auditPage(ctx context.Context, part uint16, cursor flowfabric.ExecutionID, limit int) ([]string, flowfabric.ExecutionID, error) {
+	members, err := s.members(ctx, part, cursor != "")
 	if err != nil {
 		return nil, "", err
 	}
@@ -200,7 +197,7 @@ func (s *Store) auditPage(ctx context.Context, tag string, cursor flowfabric.Exe
 	if len(members) <= limit {
 		return slices.Clone(members), "", nil
 	}
-	return slices.Clone(members[:limit]), flowfabric.ExecutionID(tag + ":" + members[limit-1]), nil
+	return slices.Clone(members[:limit]), flowfabric.ExecutionID(s.tag(part) + ":" + members[limit-1]), nil
 }
 
 // strays returns members of indexes that the partition does not know.
@@ -211,7 +208,7 @@ func (s *Store) strays(ctx context.Context, tag string, limit int) ([]string, er
 	}
 	list, err := msg.AsStrSlice()
 	if err != nil {
-		return nil, badAnswer("audit_strays", err)
+		return nil, badAnswer("ff_audit_strays")
 	}
 	slices.Sort(list)
 	return slices.Compact(list), nil

@@ -14,10 +14,9 @@ import (
 
 // Channels. (Specification 07, section 10.)
 const (
-	channelWake  = "ff:wake:"
-	channelDone  = "ff:done:"
-	channelFeed  = "ff:feed:"
-	channelAdmin = "ff:admin:{fp:0}"
+	channelWake = "ff:wake:"
+	channelDone = "ff:done:"
+	channelFeed = "ff:feed:"
 )
 
 const (
@@ -294,6 +293,7 @@ func (s *Store) serves(n *node) bool {
 
 // missed tells everybody to look again: notices may have been lost.
 func (s *Store) missed() {
+	s.forgetRouting()
 	s.ready.forget()
 	s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeLane})
 	for _, lane := range s.ready.asked() {
@@ -391,7 +391,7 @@ func (s *Store) heard(m vk.PubSubMessage) {
 		if !ok {
 			return
 		}
-		ev, err := decodeEvent(flowfabric.FeedCompletions, part, 0, m.Message)
+		ev, err := decodeEvent(flowfabric.FeedCompletions, part, s.tag(part), 0, m.Message)
 		if err != nil {
 			s.log.Warn("a notice of an ending does not decode", "error", err)
 			return
@@ -401,7 +401,7 @@ func (s *Store) heard(m vk.PubSubMessage) {
 	case strings.HasPrefix(m.Channel, channelFeed):
 		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Feed: flowfabric.Feed(m.Message)})
 	case m.Channel == channelAdmin:
-		s.noticed(m.Message)
+		s.adminNotice(m.Message)
 	}
 }
 
