@@ -1,0 +1,772 @@
+-- The execution primitive: create, complete, fail, cancel, delay, replay,
+-- priority, progress, pause, tags, the duties that end or promote one, purge and
+-- the one consistent read. (Specification 01, section 8.)
+
+-- write_core writes core, tags and long texts of a new execution that is not the
+-- plain case.
+local function write_core(tag, a, i, public, state, created, delay_until, deadline)
+  local e, namespace = a[i], a[i + 2]
+  local flags = ''
+  local core = { 'public_state', public, 'st', state, 'lane_id', a[i + 1], 'namespace', namespace, 'created_at', created, 'bk', a[i + 3] }
+  if #namespace > 64 or string.byte(namespace) == 64 then
+    core[8] = '@'
+    flags = 'x'
+    redis.call('HSET', exec_key(tag, e, 'text'), 'namespace', namespace)
+  end
+  if a[i + 4] ~= '' then
+    flags = flags .. 'c'
+  end
+  if a[i + 14] ~= '' then
+    flags = flags .. 't'
+    local list = {}
+    for key, value in pairs(cjson.decode(a[i + 14])) do
+      list[#list + 1] = key
+      list[#list + 1] = value
+    end
+    redis.call('HSET', exec_key(tag, e, 'tags'), unpack(list))
+  end
+  local more = {
+    'flags', flags, 'priority', a[i + 6] ~= '0' and a[i + 6] or '', 'delay_until', delay_until, 'deadline', deadline,
+    'to', a[i + 10], 'ret', a[i + 11], 'mrc', a[i + 12],
+  }
+  for k = 1, #more, 2 do
+    if more[k + 1] ~= '' then
+      core[#core + 1] = more[k]
+      core[#core + 1] = more[k + 1]
+    end
+  end
+  redis.call('HSET', exec_key(tag, e, 'core'), unpack(core))
+end
+
+-- create makes one execution. i is the index of its first argument.
+local function create(tag, a, i, at)
+  local e, lane, namespace, bk, caps, def = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5]
+  local closed = a[i + 13]
+  local def_key = exec_key(tag, e, 'def')
+  if closed ~= '' then
+    local digest = redis.call('GETRANGE', def_key, 0, 63)
+    if digest ~= '' then
+      return 'd' .. digest
+    end
+    return refusal('lane_intake_closed', lane, closed)
+  end
+  if not redis.call('SET', def_key, def, 'NX') then
+    return 'd' .. redis.call('GETRANGE', def_key, 0, 63)
+  end
+  local priority, delay_until, deadline, deadline_ms = a[i + 6], a[i + 7], a[i + 8], a[i + 9]
+  local created = S(at)
+  local state, public = 'Wf', 'waiting'
+  local delayed = delay_until ~= '' and tonumber(delay_until) > at
+  if delayed then
+    state, public = 'Df', 'delayed'
+  end
+  local due
+  if not delayed and priority == '' and caps == '' and #namespace <= 64 and string.byte(namespace) ~= 64 and deadline == '' and
+    deadline_ms == '' and a[i + 10] == '' and a[i + 11] == '' and a[i + 12] == '' and a[i + 14] == '' then
+    redis.call('HSET', exec_key(tag, e, 'core'), 'public_state', 'waiting', 'st', 'Wf', 'lane_id', lane, 'namespace', namespace,
+      'created_at', created, 'bk', bk)
+    priority = 0
+  else
+    if deadline == '' and deadline_ms ~= '' then
+      deadline = S(at + deadline_ms)
+    end
+    write_core(tag, a, i, public, state, created, delayed and delay_until or '', deadline)
+    due = sooner(delayed and tonumber(delay_until) or nil, given(deadline) and tonumber(deadline))
+    priority = N(priority, 0)
+  end
+  local buckets = lane_key(tag, lane, 'buckets')
+  if redis.call('HEXISTS', buckets, bk) == 0 then
+    redis.call('HSET', buckets, bk, namespace .. '\n' .. caps)
+    redis.call('HINCRBY', buckets, 'v', 1)
+    redis.call('SADD', 'ff:idx:' .. tag .. ':lanes', lane)
+  end
+  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due or '+inf', e)
+  if not delayed then
+    redis.call('ZADD', lane_key(tag, lane, 'el:' .. bk), at - priority * PRIORITY_STEP, e)
+    wake(tag, lane, namespace, caps)
+  end
+  return 'c' .. public
+end
+
+-- ff_create_execution (batch)
+-- KEYS 1 routing key
+-- ARGV 15 an item: e, lane, namespace, bucket, capabilities (joined by commas),
+--      def, priority, delay_until, deadline (absolute), deadline_ms (duration),
+--      attempt timeout, retention, max_reclaim_count, state of a lane that takes
+--      nothing new, tags as JSON
+-- Returns per item 'c<public_state>', 'd<digest of the first>' or '!refusal'.
+redis.register_function('ff_create_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local out = {}
+  for i = 1, #a, 15 do
+    out[#out + 1] = create(tag, a, i, at)
+  end
+  return out
+end)
+
+-- ff_reserve (batch)
+-- KEYS 1 routing key of the partition of the idempotency keys
+-- ARGV 4 an item: namespace, key, execution id, ttl in ms
+-- Returns per item the execution id that holds the reservation.
+redis.register_function('ff_reserve', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local out = {}
+  for i = 1, #a, 4 do
+    local key = 'ff:idem:' .. tag .. ':' .. a[i] .. ':' .. a[i + 1]
+    local held = redis.call('GET', key)
+    local id, expires
+    if held then
+      id, expires = string.match(held, '^([^\n]*)\n(%d+)$')
+    end
+    if id and tonumber(expires) > at then
+      out[#out + 1] = id
+    else
+      redis.call('SET', key, a[i + 2] .. '\n' .. S(at + a[i + 3]), 'PX', a[i + 3])
+      out[#out + 1] = a[i + 2]
+    end
+  end
+  return out
+end)
+
+local function set_result(r, value)
+  local key = exec_key(r.tag, r.e, 'result')
+  if value then
+    redis.call('SET', key, value)
+  else
+    redis.call('UNLINK', key)
+  end
+end
+
+-- complete_slowly is complete for everything that is not the plain case.
+local function complete_slowly(tag, a, i, at)
+  local r, refused = record_load(tag, a[i])
+  if not r then
+    return refused
+  end
+  local receipt
+  receipt, refused = lease_bound(r, { a[i + 1], a[i + 2], a[i + 3], a[i + 4] }, 'c', at, true)
+  if receipt then
+    return 'replayed'
+  end
+  if refused then
+    return refused
+  end
+  release(r, 'c', a[i + 5], 'completed', at)
+  drop(r, 'failure_reason', 'failure_category')
+  local has = a[i + 6] == '1'
+  local size = has and S(#a[i + 7] - string.find(a[i + 7], '\n', 1, true)) or nil
+  finish_execution(r, 'c', 'complete', at, a[i + 5] == 'o' and 'so' or 's', size)
+  local broken = commit(r, at)
+  if broken then
+    return broken
+  end
+  if has then
+    set_result(r, a[i + 7])
+  else
+    set_result(r, nil)
+  end
+  return 'ok'
+end
+
+-- complete ends one execution with success. The plain case, a valid lease of the
+-- holder and nothing held elsewhere, reads what matters at once and writes once;
+-- what the release leaves behind of the lease is not shown any more.
+local function complete(tag, a, i, at)
+  local e = a[i]
+  local core = exec_key(tag, e, 'core')
+  local v = redis.call('HMGET', core, 'st', 'lease_expires_at', 'lease_id', 'epoch', 'current_attempt_id', 'attempts', 'lane_id', 'namespace',
+    'worker', 'worker_instance', 'flags', 'flow_id', 'ret', 'replays', 'failure_reason', 'slot', 'admission_refs', 'le_l', 'pl', 'grant')
+  local lane, namespace, worker, instance = v[7], v[8], v[9], v[10]
+  if v[1] ~= 'Ar' or v[3] ~= a[i + 1] or v[4] ~= a[i + 2] or v[5] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[2]) <= at or
+    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[6] - 1) or v[11] or v[15] or v[16] or v[17] or v[18] or v[19] or v[20] or
+    namespace == '@' or worker == '@' or instance == '@' then
+    return complete_slowly(tag, a, i, at)
+  end
+  local when = S(at)
+  redis.call('HSET', core, 'public_state', 'completed', 'st', 'cT', 'completed_at', when, 'le', 'c:l:' .. v[4] .. ':', 'ae', 's')
+  local size = ''
+  if a[i + 6] == '1' then
+    local result = a[i + 7]
+    size = #result - string.find(result, '\n', 1, true)
+    redis.call('SET', exec_key(tag, e, 'result'), result)
+  end
+  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', at + (v[13] or MS_DAY), e)
+  redis.call('HDEL', lane_key(tag, lane, 'active'), e)
+  local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[12] or '') .. '\n' .. when .. '\n' .. (v[6] - 1) .. '\n' .. v[5] .. '\n\n'
+  if leases_on then
+    redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
+      'released' .. about .. v[3] .. '\n' .. v[4] .. '\n' .. worker .. '\n' .. instance .. '\n\n\n\n\n\n\ncompleted')
+  end
+  local completed = 'completed' .. about .. 'success\n' .. (v[14] or '0') .. '\ncomplete\n' .. size .. '\n\n'
+  redis.call('XADD', 'ff:feed:' .. tag .. ':completions', 'MAXLEN', '~', '10000', '0-*', 'v', completed)
+  redis.call('SPUBLISH', 'ff:done:' .. tag, completed)
+  return 'ok'
+end
+
+-- ff_complete_execution (batch)
+-- KEYS 1 routing key
+-- ARGV 8 an item: e, lease_id, epoch, attempt_id, attempt_index, source (l, o),
+--      '1' with a result, result ('<encoding>\n<payload>')
+-- Returns per item 'ok', 'replayed' or '!refusal'.
+redis.register_function('ff_complete_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local out = {}
+  for i = 1, #a, 8 do
+    out[#out + 1] = complete(tag, a, i, at)
+  end
+  if leases_on then
+    redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
+  end
+  return out
+end)
+
+-- ff_fail_execution
+-- KEYS 1 routing key
+-- ARGV e, lease_id, epoch, attempt_id, attempt_index, source (l, o), reason,
+--      category, draw (number in [0, 1) for the jitter)
+-- Returns {outcome r or t, delay_until, next index, type r or b, replayed}.
+redis.register_function('ff_fail_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  local receipt
+  receipt, refused = lease_bound(r, { a[2], a[3], a[4], a[5] }, 'f', at, true)
+  if refused then
+    return reply(refused)
+  end
+  if receipt then
+    local _, delay_until, next_index, typ = string.match(receipt.rest, '^(.):(%d+):(%d+):(.)$')
+    if not delay_until then
+      return { 't', '', '', '', '1' }
+    end
+    return { 'r', delay_until, next_index, typ, '1' }
+  end
+  local try = fail_attempt(r, {
+    op = 'f', source = a[6], reason = a[7], category = a[8], draw = tonumber(a[9]), at = at, override = a[6] == 'o',
+    released_retry = 'failed_retry_scheduled', released_end = 'failed_terminal', outcome = 'f', cause = 'fail',
+  })
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  if not try then
+    return { 't', '', '', '', '0' }
+  end
+  return { 'r', S(try.at), r.f.attempts or '0', try.type, '0' }
+end)
+
+local SOURCE = { l = 'lease_holder', o = 'operator_override', f = 'flow_cascade', s = 'system_timeout' }
+
+-- ff_cancel_execution
+-- KEYS 1 routing key
+-- ARGV e, lease_id, epoch, attempt_id, attempt_index, source (l, o, f, s), reason,
+--      requested_by
+-- Returns {outcome c or a, previous phase, public_state, replayed,
+--      cancellation_reason, cancelled_by}.
+redis.register_function('ff_cancel_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  local source = a[6]
+  if source == 'l' then
+    local receipt
+    receipt, refused = lease_bound(r, { a[2], a[3], a[4], a[5] }, 'x', at, true)
+    if refused then
+      return reply(refused)
+    end
+    if receipt then
+      return { 'c', phase_of(receipt.rest), 'cancelled', '1', '', '' }
+    end
+  elseif OUTCOME[letter(r)] then
+    if letter(r) ~= 'x' then
+      return reply(not_active(r))
+    end
+    return { 'a', '', r.f.public_state, '0', get(r, 'cancellation_reason') or '', get(r, 'cancelled_by') or '' }
+  end
+  local previous = letter(r)
+  local running = live(r)
+  release(r, 'x', source, 'cancelled', at, previous)
+  put_text(r, 'cancellation_reason', a[7])
+  put(r, 'cancelled_by', a[8] ~= '' and a[8] or SOURCE[source])
+  local cause = (source == 'f' or source == 's') and SOURCE[source] or 'cancel'
+  finish_execution(r, 'x', cause, at, running and (source == 'l' and 'c' or 'co') or nil)
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  return { 'c', phase_of(previous), 'cancelled', '0', a[7], get(r, 'cancelled_by') }
+end)
+
+-- pause_attempt stops the running attempt and saves the time it has left.
+local function pause_attempt(r, kind, at)
+  local left = ''
+  if r.f.attempt_due then
+    local ms = tonumber(r.f.attempt_due) - at
+    left = ms < 0 and '-' .. S(-ms) or S(ms)
+  end
+  put(r, 'pz', kind .. ':' .. S(at) .. ':' .. left)
+end
+
+-- ff_delay_execution
+-- KEYS 1 routing key
+-- ARGV e, lease_id, epoch, attempt_id, attempt_index, source (l, o), delay_until,
+--      delay_ms (one of the two)
+-- Returns {delay_until, public_state, replayed}.
+redis.register_function('ff_delay_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  local receipt
+  receipt, refused = lease_bound(r, { a[2], a[3], a[4], a[5] }, 'd', at, true)
+  if refused then
+    return reply(refused)
+  end
+  if receipt then
+    return { receipt.rest, 'delayed', '1' }
+  end
+  local until_at = a[7]
+  if until_at == '' then
+    until_at = S(at + a[8])
+  end
+  pause_attempt(r, 'd', at)
+  release(r, 'd', a[6], 'worker_delay', at, until_at)
+  put(r, 'st', letter(r) .. 'i')
+  make_delayed(r, until_at, 'waiting_for_delay')
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  return { until_at, 'delayed', '0' }
+end)
+
+-- ended_with describes how the current attempt of a terminal execution ended.
+local function ended_with(r)
+  local f = r.f
+  local mark = string.sub(f.ae, 1, 1)
+  local ended = { at = tonumber(f.completed_at), override = string.sub(f.ae, 2, 2) == 'o' }
+  if mark == 's' then
+    ended.state = 'ended_success'
+  elseif mark == 'c' then
+    ended.state, ended.reason, ended.category = 'ended_cancelled', 'cancelled: ' .. (get(r, 'cancellation_reason') or ''), 'cancelled'
+  else
+    ended.state, ended.reason, ended.category = 'ended_failure', get(r, 'failure_reason'), get(r, 'failure_category')
+  end
+  return ended
+end
+
+-- ff_replay_execution
+-- KEYS 1 routing key
+-- ARGV e, reason, requested_by, expected replay count
+-- Returns {public_state, replay_count, replayed}.
+redis.register_function('ff_replay_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  local f = r.f
+  local terminal = OUTCOME[letter(r)] ~= nil
+  local count = N(f.replays, 0)
+  if a[4] ~= '' and tonumber(a[4]) ~= count then
+    if terminal then
+      return refuse('expected_replay_count', a[4], S(count))
+    end
+    if count == tonumber(a[4]) + 1 then
+      return { f.public_state, S(count), '1' }
+    end
+  end
+  if not terminal then
+    return refuse('execution_not_terminal', f.public_state)
+  end
+  local policy = policy_of(r)
+  local limit = absent(policy.max_replay_count) or 10
+  if count >= limit then
+    return refuse('max_replays_exhausted', S(count), S(limit))
+  end
+  if f.ae then
+    archive(r, ended_with(r))
+  end
+  put(r, 'replays', S(count + 1))
+  drop(r, 'retries', 'reclaims', 'fb', 'completed_at', 'failure_reason', 'failure_category', 'cancellation_reason',
+    'cancelled_by', 'pp', 'pm', 'pt', 'pend_reason', 'pend_by')
+  local timeouts = absent(policy.timeout_policy) or {}
+  local tiers = absent(policy.fallback_policy) and absent(policy.fallback_policy.tiers) or {}
+  local timeout = tiers[1] and absent(tiers[1].timeout_ms) or absent(timeouts.attempt_timeout_ms)
+  put(r, 'to', timeout and S(timeout) or nil)
+  put(r, 'pend', 'p')
+  if a[2] ~= '' and a[2] ~= 'manual' then
+    put_text(r, 'pend_reason', a[2])
+  end
+  if a[3] ~= '' and a[3] ~= 'operator' then
+    put(r, 'pend_by', a[3])
+  end
+  local duration = absent(timeouts.execution_deadline_ms)
+  if duration and duration > 0 then
+    put(r, 'deadline', S(at + duration))
+  elseif f.deadline and tonumber(f.deadline) <= at then
+    drop(r, 'deadline')
+  end
+  clear_grant(r)
+  put(r, 'st', letter(r) .. 'p')
+  make_eligible(r)
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  set_result(r, nil)
+  return { f.public_state, f.replays, '0' }
+end)
+
+-- ff_change_priority
+-- KEYS 1 routing key
+-- ARGV e, priority (clamped)
+-- Returns {old, new}.
+redis.register_function('ff_change_priority', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  if letter(r) ~= 'W' then
+    return reply(not_eligible(r))
+  end
+  local old = r.f.priority or '0'
+  put(r, 'priority', a[2] ~= '0' and a[2] or nil)
+  r.offered = true
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  return { old, a[2] }
+end)
+
+-- ff_update_progress
+-- KEYS 1 routing key
+-- ARGV e, lease_id, epoch, attempt_id, attempt_index, percent, '1' with a message,
+--      message
+-- Returns {}.
+redis.register_function('ff_update_progress', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  local _
+  _, refused = lease_bound(r, { a[2], a[3], a[4], a[5] }, nil, at, false)
+  if refused then
+    return reply(refused)
+  end
+  if a[6] ~= '' then
+    put(r, 'pp', a[6])
+  end
+  if a[7] == '1' then
+    put_text(r, 'pm', a[8])
+  end
+  put(r, 'pt', S(at))
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  return {}
+end)
+
+-- block takes an eligible execution off the order of claimers.
+local function block(r, where, detail, at)
+  drop_grant(r, at)
+  set_state(r, where .. second(r))
+  clear_block(r)
+  put_text(r, 'blocking_detail', detail)
+  put(r, 'blocked_since', S(at))
+end
+
+local function blockable(r, at)
+  return letter(r) == 'W' and not live_grant(r.f, at)
+end
+
+-- ff_pause_execution
+-- KEYS 1 routing key
+-- ARGV e, detail
+-- Returns {public_state}.
+redis.register_function('ff_pause_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  if OUTCOME[letter(r)] then
+    return reply(not_active(r))
+  end
+  if not blockable(r, at) then
+    return reply(not_eligible(r))
+  end
+  block(r, 'O', a[2], at)
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  return { r.f.public_state }
+end)
+
+-- ff_unpause_execution
+-- KEYS 1 routing key
+-- ARGV e
+-- Returns {public_state}.
+redis.register_function('ff_unpause_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  if letter(r) ~= 'O' then
+    return reply(not_eligible(r))
+  end
+  make_eligible(r)
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  return { r.f.public_state }
+end)
+
+-- ff_set_execution_tags
+-- KEYS 1 routing key
+-- ARGV e, then pairs of key and value
+-- Returns {count}.
+redis.register_function('ff_set_execution_tags', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  local key = exec_key(tag, a[1], 'tags')
+  local fields = {}
+  for i = 2, #a, 2 do
+    fields[#fields + 1] = a[i]
+  end
+  local n = redis.call('HLEN', key)
+  if n + #fields > 128 then
+    for _, known in ipairs(redis.call('HMGET', key, unpack(fields))) do
+      if known then
+        n = n - 1
+      end
+    end
+    if n + #fields > 128 then
+      return refuse('too_many_tags', S(n + #fields))
+    end
+  end
+  set_flag(r, 't')
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  redis.call('HSET', key, unpack(a, 2))
+  return { S(#fields) }
+end)
+
+-- ff_remove_execution_tag
+-- KEYS 1 routing key
+-- ARGV e, key
+-- Returns {removed}.
+redis.register_function('ff_remove_execution_tag', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  if redis.call('HEXISTS', exec_key(tag, a[1], 'tags'), a[2]) == 0 then
+    return { '0' }
+  end
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  redis.call('HDEL', exec_key(tag, a[1], 'tags'), a[2])
+  return { '1' }
+end)
+
+local function promote_delayed(r, at)
+  if letter(r) ~= 'D' then
+    return 'cleaned'
+  end
+  if tonumber(r.f.delay_until) > at then
+    return 'not_yet_due'
+  end
+  make_eligible(r)
+  return 'promoted'
+end
+
+local function expire_deadline(r, at)
+  local f = r.f
+  if OUTCOME[letter(r)] or not f.deadline then
+    return 'cleaned'
+  end
+  if tonumber(f.deadline) > at then
+    return 'not_yet_due'
+  end
+  local running = live(r)
+  keep_pending(r)
+  put(r, 'failure_reason', 'execution_deadline')
+  put(r, 'failure_category', 'deadline')
+  release(r, 'e', 's', 'execution_deadline', at)
+  finish_execution(r, 'e', 'execution_deadline', at, running and 'fo' or nil)
+  return 'expired'
+end
+
+local function expire_attempt(r, at, draw)
+  local f = r.f
+  if not OWNERSHIP[letter(r)] or not f.attempt_due then
+    return 'cleaned'
+  end
+  if tonumber(f.attempt_due) > at then
+    return 'not_yet_due'
+  end
+  local try = fail_attempt(r, {
+    op = 'e', source = 's', reason = 'attempt_timeout', category = 'timeout', draw = draw, at = at, override = true,
+    released_retry = 'attempt_timeout', released_end = 'attempt_timeout', outcome = 'e', cause = 'attempt_timeout',
+  })
+  return try and 'retry_scheduled' or 'expired'
+end
+
+-- duty runs one duty on one named execution and answers with its outcome.
+local function duty(keys, a, run)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  local outcome = run(r, at)
+  if outcome ~= 'cleaned' and outcome ~= 'not_yet_due' then
+    local broken = commit(r, at)
+    if broken then
+      return reply(broken)
+    end
+  end
+  return { outcome }
+end
+
+-- ff_promote_delayed
+-- KEYS 1 routing key
+-- ARGV e
+-- Returns {promoted, not_yet_due or cleaned}.
+redis.register_function('ff_promote_delayed', function(keys, a)
+  return duty(keys, a, promote_delayed)
+end)
+
+-- ff_expire_execution
+-- KEYS 1 routing key
+-- ARGV e, attempt_timeout or execution_deadline, draw
+-- Returns {expired, retry_scheduled, not_yet_due or cleaned}.
+redis.register_function('ff_expire_execution', function(keys, a)
+  return duty(keys, a, function(r, at)
+    if a[2] == 'execution_deadline' then
+      return expire_deadline(r, at)
+    end
+    return expire_attempt(r, at, tonumber(a[3]))
+  end)
+end)
+
+-- purge removes an execution whose retention is over. Core goes last, the entry
+-- of due after it, so that a purge that broke off is found again.
+local function purge(r, at)
+  local f, tag, e = r.f, r.tag, r.e
+  if not OUTCOME[letter(r)] then
+    return 'cleaned'
+  end
+  if f.completed_at + retention(f) > at then
+    return 'not_yet_due'
+  end
+  redis.call('UNLINK', exec_key(tag, e, 'def'), exec_key(tag, e, 'result'), exec_key(tag, e, 'tags'), exec_key(tag, e, 'text'),
+    exec_key(tag, e, 'attempts'))
+  redis.call('DEL', exec_key(tag, e, 'core'))
+  redis.call('ZREM', 'ff:idx:' .. tag .. ':due', e)
+  return 'purged'
+end
+
+-- ff_purge_execution
+-- KEYS 1 routing key
+-- ARGV e
+-- Returns {purged, not_yet_due or cleaned}.
+redis.register_function('ff_purge_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  return { purge(r, at) }
+end)
+
+-- ff_describe_execution (read only)
+-- KEYS 1 routing key
+-- ARGV e, parts: t tags, h header of def, d whole def, a ended attempts, r result,
+--      l label of the bucket
+-- Returns {} without an execution, else {now, core, text, tags, def, attempts,
+--      result or nil, descriptor of the bucket, u value, m value}.
+redis.register_function{ function_name = 'ff_describe_execution', flags = { 'no-writes' }, callback = function(keys, a)
+  local tag, e, parts = enter(keys), a[1], a[2]
+  local core = redis.call('HGETALL', exec_key(tag, e, 'core'))
+  if #core == 0 then
+    return {}
+  end
+  local f = {}
+  for i = 1, #core, 2 do
+    f[core[i]] = core[i + 1]
+  end
+  local flags = f.flags or ''
+  local function has(list, part)
+    return string.find(list, part, 1, true) ~= nil
+  end
+  local text, tags, attempts, def, result = {}, {}, {}, '', false
+  if has(flags, 'x') then
+    text = redis.call('HGETALL', exec_key(tag, e, 'text'))
+  end
+  if has(flags, 't') and has(parts, 't') then
+    tags = redis.call('HGETALL', exec_key(tag, e, 'tags'))
+  end
+  if has(flags, 'a') and has(parts, 'a') then
+    attempts = redis.call('HGETALL', exec_key(tag, e, 'attempts'))
+  end
+  local key = exec_key(tag, e, 'def')
+  if has(parts, 'd') then
+    def = redis.call('GET', key) or ''
+  elseif has(parts, 'h') then
+    def = redis.call('GETRANGE', key, 0, 511)
+    local kind, creator, encoding, idem, policy, from = string.match(def, '^(%d+) (%d+) (%d+) (%d+) (%d+)\n()', 65)
+    if kind then
+      local last = from - 1 + kind + creator + encoding + idem + policy
+      if last > 512 then
+        def = redis.call('GETRANGE', key, 0, last - 1)
+      else
+        def = string.sub(def, 1, last)
+      end
+    end
+  end
+  if has(parts, 'r') then
+    result = redis.call('GET', exec_key(tag, e, 'result'))
+  end
+  local label = { false, false, false }
+  if has(parts, 'l') and f.lane_id and f.bk then
+    label = redis.call('HMGET', lane_key(tag, f.lane_id, 'buckets'), f.bk, 'u:' .. f.bk, 'm:' .. f.bk)
+  end
+  return { S(now()), core, text, tags, def, attempts, result or '', label[1] or '', label[2] or '', label[3] or '', result and '1' or '0' }
+end }

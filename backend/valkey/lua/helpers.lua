@@ -1,0 +1,130 @@
+-- What every other file stands on: the clock, numbers, refusals, key names,
+-- texts, wake-ups. Library-level locals hold no redis.call and no math: neither
+-- exists while the library loads.
+
+local MS_DAY = 86400000
+local PRIORITY_STEP = 1000000000000
+
+-- Whether the leases feed is written; set anew by every call, by enter.
+local leases_on = true
+
+-- now is the store's clock in milliseconds. It stands still during a call.
+local function now()
+  -- TEST CLOCK
+  local t = redis.call('TIME')
+  return t[1] * 1000 + (t[2] - t[2] % 1000) / 1000
+end
+
+-- S is a whole number as a decimal string, at most 2^63 - 1.
+local function S(n)
+  if n >= 9.2233720368547e18 then
+    return '9223372036854775807'
+  end
+  return string.format('%.0f', n)
+end
+
+-- N is a field as a number, or the default.
+local function N(v, default)
+  if v == nil or v == '' then
+    return default
+  end
+  return tonumber(v)
+end
+
+-- given turns the empty string into nil.
+local function given(v)
+  if v == '' then
+    return nil
+  end
+  return v
+end
+
+-- sooner is the earlier of two instants; nil means never.
+local function sooner(a, b)
+  if a == nil or (b ~= nil and b < a) then
+    return b
+  end
+  return a
+end
+
+-- refusal is a refused item of a batch: '!code|detail...'. refuse makes an error
+-- reply of it.
+local function refusal(code, ...)
+  local n = select('#', ...)
+  if n == 0 then
+    return '!' .. code
+  end
+  local t = { ... }
+  for i = 1, n do
+    t[i] = tostring(t[i] or '')
+  end
+  return '!' .. code .. '|' .. table.concat(t, '|')
+end
+
+local function reply(refused)
+  return redis.error_reply('FF ' .. string.sub(refused, 2))
+end
+
+local function refuse(code, ...)
+  return reply(refusal(code, ...))
+end
+
+-- enter takes the routing key 'ff:{fp:N}' and returns the tag '{fp:N}'. A key
+-- that goes on behind the brace carries switches: 'l' leaves the leases feed out.
+local function enter(keys)
+  local key = keys[1]
+  if string.byte(key, -1) == 125 then
+    leases_on = true
+    return string.sub(key, 4)
+  end
+  local tag, switches = string.match(key, '^ff:({[^}]*})(.*)$')
+  leases_on = string.find(switches, 'l', 1, true) == nil
+  return tag
+end
+
+local function exec_key(tag, e, what)
+  return 'ff:exec:' .. tag .. ':' .. e .. ':' .. what
+end
+
+local function lane_key(tag, lane, what)
+  return 'ff:idx:' .. tag .. ':lane:' .. lane .. ':' .. what
+end
+
+-- wake tells a claimer that found too little about an insertion: at most one
+-- message for every arming.
+local function wake(tag, lane, namespace, caps)
+  if redis.call('DEL', lane_key(tag, lane, 'armed')) == 1 then
+    redis.call('SPUBLISH', 'ff:wake:' .. tag, lane .. '\n' .. namespace .. '\n' .. caps)
+  end
+end
+
+-- split cuts a text at the commas.
+local function split(list)
+  local out = {}
+  for token in string.gmatch(list, '[^,]+') do
+    out[#out + 1] = token
+  end
+  return out
+end
+
+-- missing returns the required tokens that are not had, joined by commas and in
+-- their sorted order; nil when all are.
+local function missing(required, have)
+  if required == '' then
+    return nil
+  end
+  local has = {}
+  for _, token in ipairs(split(have)) do
+    has[token] = true
+  end
+  local lacks = {}
+  for _, token in ipairs(split(required)) do
+    if not has[token] then
+      lacks[#lacks + 1] = token
+    end
+  end
+  if #lacks == 0 then
+    return nil
+  end
+  return table.concat(lacks, ',')
+end

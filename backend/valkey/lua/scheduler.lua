@@ -1,0 +1,270 @@
+-- Claims that choose: the merge of bucket heads. (Specification 02, section 7;
+-- 07, section 3.6.)
+
+-- candidates takes up to n of the best members out of the named buckets of a
+-- lane, none whose score is above bound (nil: no bound). One bucket costs one
+-- command.
+local function candidates(tag, lane, buckets, n, bound)
+  local list = {}
+  if #buckets == 1 then
+    local key = lane_key(tag, lane, 'el:' .. buckets[1])
+    local popped = redis.call('ZPOPMIN', key, n)
+    for i = 1, #popped, 2 do
+      if bound and tonumber(popped[i + 1]) > bound then
+        redis.call('ZADD', key, popped[i + 1], popped[i])
+      else
+        list[#list + 1] = popped[i]
+      end
+    end
+    return list
+  end
+  local heads = {}
+  for _, bk in ipairs(buckets) do
+    local flat = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, n - 1, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      local score = tonumber(flat[i + 1])
+      if not bound or score <= bound then
+        heads[#heads + 1] = { e = flat[i], score = score, bk = bk }
+      end
+    end
+  end
+  table.sort(heads, function(x, y)
+    if x.score ~= y.score then
+      return x.score < y.score
+    end
+    return x.e < y.e
+  end)
+  for i = 1, math.min(n, #heads) do
+    redis.call('ZREM', lane_key(tag, lane, 'el:' .. heads[i].bk), heads[i].e)
+    list[i] = heads[i].e
+  end
+  return list
+end
+
+-- lapse_due acts on what is due in the partition, so that a claimer that finds
+-- too little meets no lapsed grant or lease that still hides its execution.
+local function lapse_due(tag, at)
+  local list = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', '-inf', at, 'BYSCORE', 'LIMIT', 0, 20)
+  for i, e in ipairs(list) do
+    tick_one(tag, e, at, (at + i * 0.6180339887) % 1, {}, {})
+  end
+  return #list > 0
+end
+
+-- claim_first claims an execution that has never been claimed, the plain case of
+-- every claim: one read, one write. It returns nil where it is something else.
+local function claim_first(tag, lane, e, c, at)
+  local core = exec_key(tag, e, 'core')
+  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts')
+  local namespace = v[2]
+  if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' then
+    return nil
+  end
+  local when, ends = S(at), at + c.ttl
+  local expires, due, attempt_due = S(ends), ends, ''
+  if v[4] then
+    attempt_due = at + v[4]
+    due = sooner(due, attempt_due)
+    attempt_due = S(attempt_due)
+  end
+  if v[5] then
+    due = sooner(due, tonumber(v[5]))
+  end
+  local more = c.more
+  if v[4] then
+    more = { 'attempt_due', attempt_due, unpack(more) }
+  end
+  redis.call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'attempts', '1', 'current_attempt_id', c.attempt, 'lease_id', c.lease,
+    'epoch', '1', 'lease_expires_at', expires, 'worker', c.worker, 'worker_instance', c.instance, 'started_at', when, unpack(more))
+  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due, e)
+  redis.call('HSET', lane_key(tag, lane, 'active'), e, c.instance)
+  if leases_on then
+    redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
+      'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when .. '\n0\n' .. c.attempt .. '\n\n' ..
+      c.lease .. '\n1\n' .. c.worker .. '\n' .. c.instance .. '\n' .. expires .. '\n\n\n\n\n\n' .. REASON[c.issuer])
+  end
+  return {
+    when, e, '0', c.attempt, '', 'c', c.lease, '1', expires, attempt_due, v[5] or '', '0', '0', v[6] or '', namespace, '', '',
+    c.instance, '', redis.call('GET', exec_key(tag, e, 'def')) or '', '0',
+  }
+end
+
+-- claim_one claims one member that was taken out of its bucket. It returns a
+-- task, or nothing where the claim is refused.
+local function claim_one(tag, lane, e, c, at)
+  local done = claim_first(tag, lane, e, c, at)
+  if done then
+    return done
+  end
+  local r = record_load(tag, e)
+  if not r then
+    return nil
+  end
+  r.was.offered = nil -- it is out of its bucket already
+  if letter(r) ~= 'W' and not lost(r) then
+    return nil
+  end
+  done = grant_and_claim(r, lane, c, false, at)
+  if not done and place(r.f).offered then
+    offer(r, place(r.f).score)
+  end
+  return done
+end
+
+-- grant_one is claim_one for grants.
+local function grant_one(tag, e, g, at)
+  local r = record_load(tag, e)
+  if not r then
+    return nil
+  end
+  r.was.offered = nil
+  local kind = claimable(r)
+  local refused
+  if not kind or (kind == 'r' and (r.f.hold or r.f.rnb)) then
+    return nil
+  end
+  if kind == 'r' and at_cap(r.f) then
+    end_at_cap(r, at)
+    return nil
+  end
+  refused = write_grant(r, kind, g, at)
+  if refused then
+    if place(r.f).offered then
+      offer(r, place(r.f).score)
+    end
+    return nil
+  end
+  return { e, g.id, S(at + g.ttl), kind, get(r, 'namespace') }
+end
+
+-- ff_claim_next
+-- KEYS 1 routing key
+-- ARGV lane, worker, instance, capabilities, digest, ttl, issuer, mode (c claims, g
+--      grants), n, highest score to take ('' any), number of buckets, then the
+--      buckets, then n times: lease_id and attempt_id, or grant_id and ''; with
+--      three values each the last is the token of a slot of the lane
+-- Takes up to n executions, best first. Finding fewer, or leaving nothing, arms the
+-- lane's wake-up.
+-- Returns {now, taken out, next head}: how many members left the buckets, and the
+--      score of the best one that stays ('' when none does), then the tasks (as
+--      ff_claim_granted) or grants {e, grant_id, expires_at, kind, namespace}.
+redis.register_function('ff_claim_next', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local lane, mode, n, bound, nb = a[1], a[8], tonumber(a[9]), N(a[10]), tonumber(a[11])
+  local buckets = {}
+  for i = 1, nb do
+    buckets[i] = a[11 + i]
+  end
+  local base = 11 + nb
+  local stride = (#a - base) / n
+  local out = { S(at), '0', '' }
+  local c = {
+    worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7], route = '', adm = '', refs = '',
+  }
+  if mode == 'c' and stride == 2 and #a[2] <= 64 and #a[3] <= 64 and string.byte(a[2]) ~= 64 and string.byte(a[3]) ~= 64 then
+    c.more = {}
+    if a[5] ~= '' then
+      c.more = { 'ch', a[5] }
+    end
+    if a[6] ~= '30000' then
+      c.more[#c.more + 1] = 'ttl'
+      c.more[#c.more + 1] = a[6]
+    end
+  end
+  local removed = 0
+  for round = 1, 2 do
+    local want = n - (#out - 3)
+    local list = candidates(tag, lane, buckets, want, bound)
+    removed = removed + #list
+    for _, e in ipairs(list) do
+      local k = base + (#out - 3) * stride
+      c.lease, c.attempt, c.id, c.slot = a[k + 1], a[k + 2], a[k + 1], stride == 3 and given(a[k + 3]) or nil
+      local done
+      if mode == 'c' then
+        done = claim_one(tag, lane, e, c, at)
+      else
+        done = grant_one(tag, e, c, at)
+      end
+      if done then
+        out[#out + 1] = done
+      end
+    end
+    if #list == want or round == 2 or not lapse_due(tag, at) then
+      break
+    end
+  end
+  out[2] = S(removed)
+  local best
+  if #out > 3 or bound then
+    for _, bk in ipairs(buckets) do
+      local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
+      if head[2] then
+        best = sooner(best, tonumber(head[2]))
+      end
+    end
+  end
+  if best then
+    out[3] = string.format('%.0f', best)
+  else
+    redis.call('SET', lane_key(tag, lane, 'armed'), '1')
+  end
+  if mode == 'c' and leases_on and #out > 3 then
+    redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
+  end
+  return out
+end)
+
+-- peek describes the non-empty buckets of a lane on one partition.
+local function peek(tag, lane, arm, depth, at)
+  local registry = lane_key(tag, lane, 'buckets')
+  local flat = redis.call('HGETALL', registry)
+  local out = {}
+  local labels = {}
+  for i = 1, #flat, 2 do
+    if string.sub(flat[i], 1, 2) == 'u:' then
+      labels[string.sub(flat[i], 3)] = flat[i + 1]
+    end
+  end
+  for round = 1, 2 do
+    for i = 1, #flat, 2 do
+      local bk = flat[i]
+      if bk ~= 'v' and string.sub(bk, 2, 2) ~= ':' then
+        local heads = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, depth - 1, 'WITHSCORES')
+        if #heads > 0 then
+          local list = {}
+          for k = 1, #heads, 2 do
+            list[#list + 1] = string.format('%.0f', tonumber(heads[k + 1])) .. ' ' .. heads[k]
+          end
+          out[#out + 1] = bk
+          out[#out + 1] = flat[i + 1]
+          out[#out + 1] = labels[bk] or ''
+          out[#out + 1] = table.concat(list, ',')
+        end
+      end
+    end
+    if #out > 0 or round == 2 or not lapse_due(tag, at) then
+      break
+    end
+  end
+  if #out == 0 and arm then
+    redis.call('SET', lane_key(tag, lane, 'armed'), '1')
+  end
+  return out
+end
+
+-- ff_peek_buckets
+-- KEYS 1 routing key
+-- ARGV lane, '1' to arm the lane where nothing is offered, depth, then the tags of
+--      other partitions to look at as well (on one node only)
+-- Returns for each partition an array: for each non-empty bucket its name, its
+--      descriptor, its u value and its first members as '<score> <e>' joined by
+--      commas.
+redis.register_function('ff_peek_buckets', function(keys, a)
+  local at = now()
+  local out = { peek(enter(keys), a[1], a[2] == '1', tonumber(a[3]), at) }
+  for i = 4, #a do
+    out[#out + 1] = peek(a[i], a[1], a[2] == '1', tonumber(a[3]), at)
+  end
+  return out
+end)

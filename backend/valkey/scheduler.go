@@ -1,0 +1,730 @@
+package valkey
+
+import (
+	"cmp"
+	"context"
+	"hash/fnv"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	vk "github.com/valkey-io/valkey-go"
+
+	"github.com/flowfabric/flowfabric"
+)
+
+const (
+	priorityStep = 1_000_000_000_000
+	// peekDepth is how many members of a bucket a look asks for.
+	peekDepth = 16
+	// maxBucketsNamed is how many buckets one claim names.
+	maxBucketsNamed = 64
+	// readySweepEvery is how often the map of a lane is checked as a whole.
+	readySweepEvery = 5 * time.Second
+	// readyKeptFor is how long a lane's map is kept after it was last asked for.
+	readyKeptFor = 5 * time.Minute
+)
+
+// scanCursor moves the window in which a claim without hints begins.
+type scanCursor struct{ n atomic.Uint64 }
+
+// claim is one claim request on its way.
+type claim struct {
+	s      *Store
+	a      *flowfabric.ClaimCandidatesArgs
+	caps   string
+	digest string
+	ttl    string
+	lanes  []claimLane
+	res    flowfabric.ClaimCandidatesResult
+	seen   int // candidates evaluated
+}
+
+// claimLane is one lane of a request that yields claims.
+type claimLane struct {
+	id    flowfabric.LaneID
+	limit int // max_concurrency; 0 = none
+	full  bool
+	// start and looked tell where the looks began and how many partitions they
+	// have covered.
+	start, looked int
+	covered       map[string]bool // bucket name → whether the asker covers it
+}
+
+// group is the buckets of one lane and namespace that the asker covers: those a
+// claim on one partition merges.
+type group struct {
+	lane    *claimLane
+	heads   []partHead // by score
+	visible flowfabric.Namespace
+}
+
+// partHead is the best of a group on one partition.
+type partHead struct {
+	part    uint16
+	score   int64
+	count   int
+	buckets []string
+}
+
+// ClaimCandidates grants or claims up to Max executions. What is best it takes
+// from the process's map of where work is; each visit of a partition is one atomic
+// step of the store and corrects the map.
+func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidatesArgs) (flowfabric.ClaimCandidatesResult, error) {
+	if err := s.registerImplicit(ctx, &a); err != nil {
+		return flowfabric.ClaimCandidatesResult{}, err
+	}
+	c := claim{s: s, a: &a, caps: strings.Join(a.Capabilities, ",")}
+	if c.caps != "" {
+		c.digest = flowfabric.CapabilityDigest(a.Capabilities)
+	}
+	ttl := a.LeaseTTLMs
+	if a.GrantTTLMs > 0 {
+		ttl = a.GrantTTLMs
+	}
+	c.ttl = strconv.FormatInt(ttl, 10)
+	if err := c.open(ctx); err != nil {
+		return flowfabric.ClaimCandidatesResult{}, err
+	}
+	err := c.run(ctx)
+	if err == nil {
+		err = c.label(ctx)
+	}
+	return c.res, err
+}
+
+// open looks up the lanes and leaves out those that are disabled.
+func (c *claim) open(ctx context.Context) error {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(c.a.WorkerInstanceID))
+	window := c.s.scans.n.Add(1) - 1
+	parts := uint64(len(c.s.tags))
+	start := int((h.Sum64()%parts + window*flowfabric.MaxPartitionsPerScan) % parts)
+	for _, id := range c.a.Lanes {
+		lane, err := c.s.laneFor(ctx, id)
+		if err != nil {
+			return err
+		}
+		if lane.State == flowfabric.LaneDisabled {
+			continue
+		}
+		c.lanes = append(c.lanes, claimLane{id: id, limit: lane.MaxConcurrency, start: start, covered: make(map[string]bool)})
+	}
+	return nil
+}
+
+func (c *claim) taken() int { return len(c.res.Grants) + len(c.res.Tasks) }
+
+func (c *claim) want() int { return c.a.Max - c.taken() }
+
+// run takes until it has enough or nothing is left.
+func (c *claim) run(ctx context.Context) error {
+	for c.want() > 0 {
+		groups := c.groups()
+		if len(groups) == 0 {
+			if c.taken() > 0 {
+				return nil
+			}
+			more, err := c.look(ctx)
+			if err != nil || !more {
+				return err
+			}
+			continue
+		}
+		if c.seen >= flowfabric.MaxEvaluatedCandidates {
+			c.res.More = true
+			return nil
+		}
+		if err := c.visit(ctx, groups); err != nil {
+			return err
+		}
+	}
+	c.res.More = len(c.groups()) > 0
+	return nil
+}
+
+// groups collects, for each lane and namespace, the partitions on which the asker
+// can take something, best first and no more than it can use.
+func (c *claim) groups() []group {
+	r := &c.s.ready
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []group
+	for i := range c.lanes {
+		lane := &c.lanes[i]
+		if lane.full {
+			continue
+		}
+		l := r.lane(lane.id)
+		l.used = time.Now()
+		first := len(out)
+		for name, b := range l.buckets {
+			if len(b.heads) == 0 || !visibleNamespace(b.namespace, c.a.Namespace, c.a.Namespaces) {
+				continue
+			}
+			covers, known := lane.covered[name]
+			if !known {
+				covers = len(flowfabric.MissingCapabilities(b.required, c.a.Capabilities)) == 0
+				lane.covered[name] = covers
+			}
+			if !covers {
+				continue
+			}
+			at := slices.IndexFunc(out[first:], func(g group) bool { return g.visible == b.namespace })
+			if at < 0 {
+				out = append(out, group{lane: lane, visible: b.namespace})
+				at = len(out) - 1 - first
+			}
+			out[first+at].add(b, c.want())
+		}
+	}
+	for i := range out {
+		slices.SortFunc(out[i].heads, func(x, y partHead) int {
+			return cmp.Or(cmp.Compare(x.score, y.score), cmp.Compare(x.part, y.part))
+		})
+	}
+	return out
+}
+
+// add merges the best partitions of a bucket into the group: as many as could be
+// visited.
+func (g *group) add(b *readyBucket, want int) {
+	for _, h := range best(b.heads, want+1) {
+		i := slices.IndexFunc(g.heads, func(p partHead) bool { return p.part == h.part })
+		if i < 0 {
+			g.heads = append(g.heads, partHead{part: h.part, score: h.score, count: h.count, buckets: []string{b.name}})
+			continue
+		}
+		p := &g.heads[i]
+		p.score, p.count = min(p.score, h.score), p.count+h.count
+		if len(p.buckets) < maxBucketsNamed {
+			p.buckets = append(p.buckets, b.name)
+		}
+	}
+}
+
+// best returns the n best of a heap in order, without changing it.
+func best(h headHeap, n int) []*readyHead {
+	if len(h) == 0 {
+		return nil
+	}
+	out := make([]*readyHead, 0, min(n, len(h)))
+	front := []int{0}
+	for len(out) < n && len(front) > 0 {
+		k := 0
+		for i := range front {
+			if h.Less(front[i], front[k]) {
+				k = i
+			}
+		}
+		at := front[k]
+		front[k] = front[len(front)-1]
+		front = front[:len(front)-1]
+		out = append(out, h[at])
+		for _, child := range []int{2*at + 1, 2*at + 2} {
+			if child < len(h) {
+				front = append(front, child)
+			}
+		}
+	}
+	return out
+}
+
+// visibleNamespace reports whether a claim for one namespace, or for a set of
+// them, sees a bucket.
+func visibleNamespace(ns, only flowfabric.Namespace, among []flowfabric.Namespace) bool {
+	if only != "" && only != flowfabric.AnyNamespace && ns != only {
+		return false
+	}
+	return among == nil || slices.Contains(among, ns)
+}
+
+// priorityOf reads the priority out of an order key. No execution waits for 15
+// years.
+func (c *claim) priorityOf(score int64) int64 {
+	if score == unsureScore {
+		return math.MaxInt32
+	}
+	return min(max((int64(c.s.Now())-score+priorityStep/2)/priorityStep, 0), flowfabric.MaxPriority)
+}
+
+// boundFor is the highest order key of what has at least the priority.
+func (c *claim) boundFor(priority int64) string {
+	return strconv.FormatInt(int64(c.s.Now())-priority*priorityStep+priorityStep/2, 10)
+}
+
+// visitPlan is one call to one partition.
+type visitPlan struct {
+	group  *group
+	head   partHead
+	n      int
+	bound  string
+	since  uint32
+	tokens []string
+}
+
+// visit lets the picker share out what is wanted among the groups, and takes each
+// group's share from its best partitions, all in one pipeline.
+func (c *claim) visit(ctx context.Context, groups []group) error {
+	shares := c.shareOut(groups)
+	var plans []visitPlan
+	for i := range groups {
+		if shares[i] > 0 {
+			plans = c.plan(plans, &groups[i], shares[i], groups)
+		}
+	}
+	reqs := make([]request, 0, len(plans))
+	for i := range plans {
+		p := &plans[i]
+		if err := c.takeTokens(ctx, p); err != nil {
+			return err
+		}
+		p.since = c.s.ready.change(p.group.lane.id, p.head.part)
+		if p.n > 0 {
+			reqs = append(reqs, c.request(p))
+		}
+	}
+	var first error
+	answers := c.s.calls(ctx, reqs)
+	k := 0
+	for i := range plans {
+		p := &plans[i]
+		if p.n == 0 {
+			continue
+		}
+		err := answers[k].err
+		if err == nil {
+			err = c.accept(ctx, p, answers[k].msg)
+		} else if p.tokens != nil {
+			c.s.freeTokens(ctx, p.group.lane.id, p.tokens)
+		}
+		if err != nil && first == nil {
+			first = err
+		}
+		k++
+	}
+	return first
+}
+
+// shareOut asks the picker for as many as are wanted, one after the other, as if
+// each group went on as it begins.
+func (c *claim) shareOut(groups []group) []int {
+	shares := make([]int, len(groups))
+	want := c.want()
+	heads := make([]flowfabric.Candidate, len(groups))
+	for i := range groups {
+		best := &groups[i].heads[0]
+		priority := c.priorityOf(best.score)
+		heads[i] = flowfabric.Candidate{LaneID: groups[i].lane.id, Namespace: groups[i].visible,
+			Priority: int32(min(priority, flowfabric.MaxPriority)), CreatedAt: flowfabric.Millis(best.score + priority*priorityStep)}
+		if best.score == unsureScore {
+			heads[i].CreatedAt = 0
+		}
+	}
+	for range want {
+		i := c.a.Picker.Pick(heads)
+		if i < 0 || i >= len(heads) {
+			break
+		}
+		shares[i]++
+		c.a.Picker.Taken(heads[i])
+	}
+	return shares
+}
+
+// plan spreads a group's share over its best partitions: over those of the highest
+// priority, as many as seem to hold enough. No visit takes what has a lower
+// priority than another head that is known in the lane.
+func (c *claim) plan(plans []visitPlan, g *group, share int, groups []group) []visitPlan {
+	top := c.priorityOf(g.heads[0].score)
+	other := int64(0) // the highest priority among the heads of the lane's other groups
+	for i := range groups {
+		if o := &groups[i]; o.lane == g.lane && o != g && o.visible != g.visible {
+			other = max(other, c.priorityOf(o.heads[0].score))
+		}
+	}
+	for i := range g.heads {
+		h := g.heads[i]
+		if share == 0 || c.priorityOf(h.score) < top {
+			break
+		}
+		n := min(share, h.count)
+		last := i+1 == len(g.heads) || c.priorityOf(g.heads[i+1].score) < top || h.score == unsureScore
+		if last {
+			n = share
+		}
+		next := other
+		if i+1 < len(g.heads) {
+			next = max(next, c.priorityOf(g.heads[i+1].score))
+		}
+		bound := ""
+		if next > 0 {
+			bound = c.boundFor(min(next, flowfabric.MaxPriority))
+			if h.score != unsureScore {
+				bound = c.boundFor(min(next, top))
+			}
+		}
+		plans = append(plans, visitPlan{group: g, head: h, n: n, bound: bound})
+		share -= n
+		if last {
+			break
+		}
+	}
+	return plans
+}
+
+// takeTokens takes slots of a lane with max_concurrency; without enough of them
+// the visit takes less, and without any the lane is full for this request.
+func (c *claim) takeTokens(ctx context.Context, p *visitPlan) error {
+	lane := p.group.lane
+	if lane.limit == 0 {
+		return nil
+	}
+	tokens, err := c.s.takeTokens(ctx, lane.id, lane.limit, p.n, c.a.GrantTTLMs)
+	if err != nil {
+		return err
+	}
+	if len(tokens) < p.n {
+		lane.full = true
+		p.n = len(tokens)
+	}
+	p.tokens = tokens
+	return nil
+}
+
+// request is the call of a visit.
+func (c *claim) request(p *visitPlan) request {
+	mode, id := "c", func() string { return string(flowfabric.NewLeaseID()) }
+	if c.a.GrantTTLMs > 0 {
+		mode, id = "g", newGrantID
+	}
+	args := make([]string, 0, 11+len(p.head.buckets)+3*p.n)
+	args = append(args, string(p.group.lane.id), string(c.a.WorkerID), string(c.a.WorkerInstanceID), c.caps, c.digest, c.ttl, "s", mode,
+		strconv.Itoa(p.n), p.bound, strconv.Itoa(len(p.head.buckets)))
+	args = append(args, p.head.buckets...)
+	for i := range p.n {
+		args = append(args, id())
+		if mode == "c" {
+			args = append(args, string(flowfabric.NewAttemptID()))
+		} else {
+			args = append(args, "")
+		}
+		if p.tokens != nil {
+			args = append(args, p.tokens[i])
+		}
+	}
+	return request{fn: "ff_claim_next", tag: c.s.tag(p.head.part), args: args}
+}
+
+// accept takes the answer of a visit.
+func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) error {
+	list, err := msg.ToArray()
+	if err != nil || len(list) < 3 {
+		return badAnswer("claim_next", err)
+	}
+	removed, _ := strconv.Atoi(text(&list[1]))
+	next, left := text(&list[2]), false
+	score, err := strconv.ParseInt(next, 10, 64)
+	left = next != "" && err == nil
+	lane := p.group.lane
+	c.seen += max(removed, 1)
+	got := len(list) - 3
+	var first error
+	for i := 3; i < len(list); i++ {
+		if err := c.keep(p, &list[i]); err != nil && first == nil {
+			first = err
+		}
+	}
+	c.s.ready.visited(lane.id, p.head.part, p.since, p.head.buckets, left, score, removed)
+	if p.tokens != nil {
+		if got < len(p.tokens) {
+			c.s.freeTokens(ctx, lane.id, p.tokens[got:])
+		}
+		c.s.confirmTokens(ctx, lane.id, p.tokens[:got])
+	}
+	return first
+}
+
+// keep adds one grant or task to the result.
+func (c *claim) keep(p *visitPlan, msg *vk.ValkeyMessage) error {
+	if c.a.GrantTTLMs == 0 {
+		t, err := decodeTask(p.head.part, p.group.lane.id, *msg)
+		if err != nil {
+			return err
+		}
+		c.res.Tasks = append(c.res.Tasks, t)
+		return nil
+	}
+	f, err := msg.ToArray()
+	if err != nil || len(f) < 4 {
+		return badAnswer("claim_next", err)
+	}
+	expires, err := strconv.ParseInt(text(&f[2]), 10, 64)
+	if err != nil {
+		return badAnswer("claim_next", err)
+	}
+	tag := c.s.tag(p.head.part)
+	c.res.Grants = append(c.res.Grants, flowfabric.Grant{ExecutionID: flowfabric.ExecutionID(tag + ":" + text(&f[0])), PartitionKey: tag,
+		GrantID: text(&f[1]), ExpiresAt: flowfabric.Millis(expires), LaneID: p.group.lane.id, Kind: grantKind(text(&f[3]))})
+	return nil
+}
+
+// look asks the partitions of which nothing is known, a window at a time, until
+// something turns up that the asker covers; false when all are known and hold
+// nothing for it.
+func (c *claim) look(ctx context.Context) (bool, error) {
+	parts := len(c.s.tags)
+	for i := range c.lanes {
+		lane := &c.lanes[i]
+		for !lane.full && lane.looked < parts {
+			window := make([]uint16, 0, flowfabric.MaxPartitionsPerScan)
+			c.s.ready.mu.Lock()
+			l := c.s.ready.lane(lane.id)
+			if l.unknown == 0 {
+				lane.looked = parts
+			}
+			for lane.looked < parts && len(window) < cap(window) {
+				p := uint16((lane.start + lane.looked) % parts)
+				lane.looked++
+				if !l.looked[p] {
+					window = append(window, p)
+				}
+			}
+			c.s.ready.mu.Unlock()
+			if len(window) == 0 {
+				continue
+			}
+			if err := c.s.peek(ctx, lane.id, window); err != nil {
+				return false, err
+			}
+			if len(c.groups()) > 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// label labels the buckets that hold work in the asker's lanes and that nobody
+// covers.
+func (c *claim) label(ctx context.Context) error {
+	for i := range c.lanes {
+		lane := &c.lanes[i]
+		var uncovered []uncoveredBucket
+		c.s.ready.mu.Lock()
+		for name, b := range c.s.ready.lane(lane.id).buckets {
+			if len(b.heads) == 0 || len(uncovered) == flowfabric.MaxUncoveredBuckets ||
+				!visibleNamespace(b.namespace, c.a.Namespace, c.a.Namespaces) ||
+				len(flowfabric.MissingCapabilities(b.required, c.a.Capabilities)) == 0 {
+				continue
+			}
+			u := uncoveredBucket{name: name, namespace: b.namespace, required: b.required}
+			for _, h := range b.heads {
+				u.parts = append(u.parts, h.part)
+			}
+			uncovered = append(uncovered, u)
+		}
+		c.s.ready.mu.Unlock()
+		if len(uncovered) == 0 {
+			continue
+		}
+		n, err := c.s.labelUncovered(ctx, lane.id, uncovered)
+		if err != nil {
+			return err
+		}
+		c.res.UncoveredLabelled += n
+	}
+	return nil
+}
+
+// uncoveredBucket is a bucket with members that an asker does not cover.
+type uncoveredBucket struct {
+	name      string
+	namespace flowfabric.Namespace
+	required  []string
+	parts     []uint16
+}
+
+// peeked is what a look found of one bucket on one partition.
+type peeked struct {
+	bucket    string
+	namespace flowfabric.Namespace
+	caps      string
+	heads     []peekedHead
+}
+
+type peekedHead struct {
+	score int64
+	e     string
+}
+
+// peek looks at partitions of a lane, arms those where nothing is offered, and
+// notes what it finds.
+func (s *Store) peek(ctx context.Context, lane flowfabric.LaneID, parts []uint16) error {
+	since := make([]uint32, len(parts))
+	for i, p := range parts {
+		since[i] = s.ready.change(lane, p)
+	}
+	found, err := s.look(ctx, lane, parts, true, peekDepth)
+	if err != nil {
+		return err
+	}
+	for i, p := range parts {
+		s.ready.saw(lane, p, since[i], found[i])
+	}
+	return nil
+}
+
+// look reads the heads of the buckets of a lane on the given partitions: one call
+// for many partitions of one node, where the store is one node.
+func (s *Store) look(ctx context.Context, lane flowfabric.LaneID, parts []uint16, arm bool, depth int) ([][]peeked, error) {
+	armed := ""
+	if arm {
+		armed = "1"
+	}
+	out := make([][]peeked, 0, len(parts))
+	reqs := make([]request, 0, len(parts))
+	for _, tags := range s.bundles(parts) {
+		args := append([]string{string(lane), armed, strconv.Itoa(depth)}, tags[1:]...)
+		reqs = append(reqs, request{fn: "ff_peek_buckets", tag: tags[0], args: args})
+	}
+	for _, a := range s.calls(ctx, reqs) {
+		if a.err != nil {
+			return nil, a.err
+		}
+		list, err := a.msg.ToArray()
+		if err != nil {
+			return nil, badAnswer("peek_buckets", err)
+		}
+		for i := range list {
+			fields, err := list[i].AsStrSlice()
+			if err != nil {
+				return nil, badAnswer("peek_buckets", err)
+			}
+			found, err := parsePeeked(fields)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, found)
+		}
+	}
+	if len(out) != len(parts) {
+		return nil, badAnswer("peek_buckets", nil)
+	}
+	return out, nil
+}
+
+func parsePeeked(fields []string) ([]peeked, error) {
+	var out []peeked
+	for i := 0; i+4 <= len(fields); i += 4 {
+		b, ok := parseBucket(fields[i], fields[i+1])
+		if !ok {
+			continue
+		}
+		p := peeked{bucket: b.name, namespace: b.namespace, caps: strings.Join(b.required, ",")}
+		for head := range strings.SplitSeq(fields[i+3], ",") {
+			score, e, ok := strings.Cut(head, " ")
+			n, err := strconv.ParseInt(score, 10, 64)
+			if !ok || err != nil {
+				return nil, badAnswer("peek_buckets", err)
+			}
+			p.heads = append(p.heads, peekedHead{n, e})
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// bundleSize is how many partitions one call looks at where the store is one node.
+const bundleSize = 64
+
+// bundles sorts the tags of partitions into calls: each of its own in a cluster,
+// many to a call on one node. The order is kept.
+func (s *Store) bundles(parts []uint16) [][]string {
+	size := bundleSize
+	if s.nodes.cluster {
+		size = 1
+	}
+	out := make([][]string, 0, (len(parts)+size-1)/size)
+	for chunk := range slices.Chunk(parts, size) {
+		tags := make([]string, len(chunk))
+		for i, p := range chunk {
+			tags[i] = s.tag(p)
+		}
+		out = append(out, tags)
+	}
+	return out
+}
+
+// ListEligible returns candidates in claim order.
+func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs) ([]flowfabric.ExecutionID, error) {
+	if err := a.LaneID.Validate(); err != nil {
+		return nil, err
+	}
+	caps, err := flowfabric.NormalizeCapabilities("worker", a.Capabilities)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := listLimit(a.Limit, 1, flowfabric.MaxListLimit)
+	if err != nil {
+		return nil, err
+	}
+	lane, known, err := s.peekLane(ctx, a.LaneID)
+	if err != nil || !known || lane.State == flowfabric.LaneDisabled {
+		return nil, err
+	}
+	count := len(s.tags)
+	if a.Partitions > 0 && a.Partitions < count {
+		count = a.Partitions
+	}
+	parts := make([]uint16, count)
+	for i := range parts {
+		parts[i] = uint16((int(a.FirstPartition) + i) % len(s.tags))
+	}
+	found, err := s.look(ctx, a.LaneID, parts, false, limit)
+	if err != nil {
+		return nil, err
+	}
+	type entry struct {
+		score int64
+		id    flowfabric.ExecutionID
+	}
+	var all []entry
+	for i, list := range found {
+		for _, b := range list {
+			if !visibleNamespace(b.namespace, a.Namespace, nil) || len(flowfabric.MissingCapabilities(splitList(b.caps), caps)) > 0 {
+				continue
+			}
+			for _, h := range b.heads {
+				all = append(all, entry{h.score, flowfabric.ExecutionID(s.tag(parts[i]) + ":" + h.e)})
+			}
+		}
+	}
+	slices.SortFunc(all, func(x, y entry) int {
+		return cmp.Or(cmp.Compare(x.score, y.score), cmp.Compare(x.id, y.id))
+	})
+	ids := make([]flowfabric.ExecutionID, 0, min(limit, len(all)))
+	for _, e := range all[:min(limit, len(all))] {
+		ids = append(ids, e.id)
+	}
+	return ids, nil
+}
+
+// sweepReady checks the map of every lane that was asked for, in case a notice was
+// lost, and tells the waiters of what it finds.
+func (s *Store) sweepReady(ctx context.Context) error {
+	s.ready.drop(time.Now().Add(-readyKeptFor))
+	parts := make([]uint16, len(s.tags))
+	for i := range parts {
+		parts[i] = uint16(i)
+	}
+	for _, lane := range s.ready.asked() {
+		if err := s.peek(ctx, lane, parts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
