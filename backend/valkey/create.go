@@ -1,0 +1,246 @@
+package valkey
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
+)
+
+const (
+	fnCreate      = "ff_create_execution"
+	createStride  = 15
+	fnReserve     = "ff_reserve"
+	reserveStride = 4
+	// mintRun is how many identifiers in a row are minted on one partition.
+	mintRun = 64
+)
+
+// creation is one item of a batch of creates on its way.
+type creation struct {
+	index    int // in the batch
+	prepared *rules.Prepared
+	closed   string // state of a lane that takes nothing new
+	caps     string
+}
+
+// CreateExecutions creates a batch, each item on its own. An item with an
+// idempotency key takes two steps: its identifier is reserved, or the one that
+// holds the key adopted, and then it is created. A crash between the two leaves a
+// reservation, under whose identifier the next create with the key goes on.
+func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateExecutionArgs) ([]flowfabric.Item[flowfabric.CreateExecutionResult], error) {
+	if err := checkBatch(len(items)); err != nil {
+		return nil, err
+	}
+	out := make([]flowfabric.Item[flowfabric.CreateExecutionResult], len(items))
+	list := make([]creation, 0, len(items))
+	for i := range items {
+		c, err := s.prepare(ctx, items[i])
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			out[i].Err = err
+			continue
+		}
+		c.index = i
+		list = append(list, c)
+	}
+	list = s.reserve(ctx, list, out)
+	t := newTicket(len(list))
+	for i := range list {
+		args, err := createArgs(&list[i])
+		if err != nil {
+			out[list[i].index].Err = err
+			continue
+		}
+		t.add(i, list[i].prepared.State.Exec.ExecutionID.Partition(), args)
+	}
+	if err := s.batches.creates.do(ctx, t); err != nil {
+		return nil, err
+	}
+	var events []flowfabric.WakeEvent
+	for k := range t.items {
+		it := &t.items[k]
+		c := &list[it.index]
+		res, err := s.created(it, c.prepared)
+		out[c.index] = flowfabric.Item[flowfabric.CreateExecutionResult]{Result: res, Err: err}
+		if err != nil || res.Outcome != flowfabric.OutcomeCreated {
+			continue
+		}
+		s.pages.note(it.part)
+		if res.PublicState == flowfabric.PublicWaiting {
+			events = addOffer(events, it.part, &c.prepared.State.Exec)
+		}
+	}
+	if len(events) > 0 {
+		s.emit(events...)
+	}
+	return out, nil
+}
+
+// prepare checks a create, mints its identifier and looks its lane up.
+func (s *Store) prepare(ctx context.Context, args flowfabric.CreateExecutionArgs) (creation, error) {
+	var c creation
+	if args.ExecutionID == "" && args.FlowID == "" {
+		args.ExecutionID = s.mintID(args.LaneID)
+	}
+	// The lane comes into being only for a create that is in order.
+	p, err := rules.PrepareCreate(args, s.parts, nil)
+	if err != nil {
+		return c, err
+	}
+	lane, _, err := s.lane(ctx, args.LaneID)
+	if err != nil {
+		return c, err
+	}
+	if len(lane.DefaultPolicy) > 0 {
+		args.ExecutionID = p.Args.ExecutionID
+		if p, err = rules.PrepareCreate(args, s.parts, lane.DefaultPolicy); err != nil {
+			return c, err
+		}
+	}
+	c.prepared, c.caps = p, rules.BucketKey(p.State.Exec.RequiredCapabilities)
+	if rules.AdmitsCreate(lane) != nil {
+		c.closed = string(lane.State)
+	}
+	return c, nil
+}
+
+// mintID mints the identifier of a standalone execution. Runs of them share a
+// partition, round and round: all partitions fill alike, and what is created
+// together goes together, then and when it is claimed.
+func (s *Store) mintID(lane flowfabric.LaneID) flowfabric.ExecutionID {
+	turn := (s.minted.Add(1) - 1) / mintRun
+	return s.parts.NewExecutionIDOn(lane, uint16(turn%uint64(s.parts.NumFlowPartitions)))
+}
+
+// keyPartition is the partition of an idempotency key: CRC16 of namespace, a zero
+// byte and the key. (Specification 07, section 2.)
+func keyPartition(parts flowfabric.PartitionConfig, ns flowfabric.Namespace, key string) uint16 {
+	return parts.LanePartition(flowfabric.LaneID(string(ns) + "\x00" + key))
+}
+
+// reserve reserves the keys of those creates that have one, in one pipeline, and
+// returns the creates that may go on; the others are answered.
+func (s *Store) reserve(ctx context.Context, list []creation, out []flowfabric.Item[flowfabric.CreateExecutionResult]) []creation {
+	type keyed struct {
+		at   int // in list
+		part uint16
+	}
+	var keys []keyed
+	for i := range list {
+		p := list[i].prepared
+		if p.Args.IdempotencyKey != "" && p.DedupWindowMs > 0 {
+			keys = append(keys, keyed{i, keyPartition(s.parts, p.Args.Namespace, p.Args.IdempotencyKey)})
+		}
+	}
+	if len(keys) == 0 {
+		return list
+	}
+	slices.SortStableFunc(keys, func(x, y keyed) int { return int(x.part) - int(y.part) })
+	var reqs []request
+	for i, k := range keys {
+		if i == 0 || keys[i-1].part != k.part {
+			reqs = append(reqs, request{fn: fnReserve, tag: s.tag(k.part)})
+		}
+		p, r := list[k.at].prepared, &reqs[len(reqs)-1]
+		r.args = append(r.args, string(p.Args.Namespace), p.Args.IdempotencyKey, string(p.State.Exec.ExecutionID),
+			strconv.FormatInt(p.DedupWindowMs, 10))
+	}
+	answers := s.calls(ctx, reqs)
+	failed := make([]bool, len(list))
+	for n := range reqs {
+		count := len(reqs[n].args) / reserveStride
+		held, err := elements(nil), answers[n].err
+		if err == nil {
+			held, err = elementsOf(fnReserve, &answers[n].msg, count)
+		}
+		for i := range count {
+			c := &list[keys[i].at]
+			fault := err
+			if fault == nil {
+				fault = s.adopt(c.prepared, flowfabric.ExecutionID(held.str(i)))
+			}
+			if fault != nil {
+				out[c.index].Err, failed[keys[i].at] = ownError(fault), true
+			}
+		}
+		keys = keys[count:]
+	}
+	rest := list[:0]
+	for i := range list {
+		if !failed[i] {
+			rest = append(rest, list[i])
+		}
+	}
+	return rest
+}
+
+// adopt goes on under the identifier that holds the key.
+func (s *Store) adopt(p *rules.Prepared, id flowfabric.ExecutionID) error {
+	if id == p.State.Exec.ExecutionID {
+		return nil
+	}
+	if err := rules.ValidateExecutionID(id, s.parts); err != nil {
+		return corrupt("create_execution", "idempotency_key", "reserved for %q, which is no execution", rules.Cut(string(id), 60))
+	}
+	return p.Adopt(id, s.parts)
+}
+
+// createArgs are the arguments of one create.
+func createArgs(c *creation) ([]string, error) {
+	p := c.prepared
+	x := &p.State.Exec
+	tags, err := tagsText(p.Args.Tags)
+	if err != nil {
+		return nil, err
+	}
+	retention, reclaims := "", ""
+	if ms := rules.RetentionMs(p.State.Policy); ms != flowfabric.DefaultRetentionMs {
+		retention = strconv.FormatInt(ms, 10)
+	}
+	if n := rules.MaxReclaims(p.State.Policy); n != flowfabric.DefaultMaxReclaims {
+		reclaims = strconv.FormatUint(uint64(n), 10)
+	}
+	return append(make([]string, 0, createStride),
+		uuidOf(x.ExecutionID), string(x.LaneID), string(x.Namespace), bucketName(x.Namespace, c.caps), c.caps, encodeDef(p),
+		number(int64(x.Priority)), number(int64(p.DelayUntil)), number(int64(p.DeadlineAt)), number(p.DeadlineMs),
+		number(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, c.closed, tags), nil
+}
+
+// created reads the answer to one create.
+func (s *Store) created(it *batchItem, p *rules.Prepared) (res flowfabric.CreateExecutionResult, err error) {
+	if it.err != nil {
+		return res, it.err
+	}
+	id := p.State.Exec.ExecutionID
+	if refused, ok := itemRefused(operation(fnCreate), s.tag(it.part), it.answer); ok {
+		return res, refused
+	}
+	if it.answer == "" {
+		return res, badAnswer(fnCreate)
+	}
+	switch rest := it.answer[1:]; it.answer[0] {
+	case 'c':
+		return flowfabric.CreateExecutionResult{Outcome: flowfabric.OutcomeCreated, ExecutionID: id, PublicState: flowfabric.PublicState(rest)}, nil
+	case 'd':
+		return flowfabric.CreateExecutionResult{Outcome: flowfabric.OutcomeDuplicate, ExecutionID: id, SameSpec: rules.SameSpec(p, rest)}, nil
+	}
+	return res, badAnswer(fnCreate)
+}
+
+// addOffer counts an execution that may be claimed into the event of its bucket.
+func addOffer(events []flowfabric.WakeEvent, part uint16, x *flowfabric.Execution) []flowfabric.WakeEvent {
+	for i := range events {
+		e := &events[i]
+		if e.LaneID == x.LaneID && e.Namespace == x.Namespace && slices.Equal(e.Required, x.RequiredCapabilities) {
+			e.Count++
+			return events
+		}
+	}
+	return append(events, flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: x.LaneID, Namespace: x.Namespace,
+		Required: x.RequiredCapabilities, Count: 1})
+}
