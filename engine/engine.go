@@ -65,9 +65,18 @@ type Config struct {
 	Observer Observer
 }
 
+// expecter is a store that hears of what other processes do only where somebody
+// waits for it: both methods return once it listens, and done ends the interest.
+// Other stores tell of everything.
+type expecter interface {
+	ExpectSettled(ctx context.Context, id flowfabric.ExecutionID) (done func())
+	ExpectFeed(ctx context.Context, feed flowfabric.Feed) (done func())
+}
+
 // Engine runs beside one store. All methods are safe for concurrent use.
 type Engine struct {
 	store    flowfabric.Store
+	expects  expecter // nil where the store tells of everything
 	log      *slog.Logger
 	observer Observer
 
@@ -136,6 +145,7 @@ func New(store flowfabric.Store, cfg Config) (*Engine, error) {
 		closing:  make(chan struct{}),
 		stop:     make(chan struct{}),
 	}
+	e.expects, _ = store.(expecter)
 	e.background, e.abort = context.WithCancel(context.Background())
 	e.duties = e.makeDuties(intervals)
 	return e, nil

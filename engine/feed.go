@@ -99,6 +99,9 @@ func (e *Engine) ReadFeed(ctx context.Context, args flowfabric.ReadFeedArgs) (fl
 	defer e.feedPool.release()
 	r := e.feeds.register(args.Feed)
 	defer e.feeds.remove(args.Feed, r)
+	if e.expects != nil {
+		defer e.expects.ExpectFeed(ctx, args.Feed)()
+	}
 	deadline := time.Now().Add(block)
 	timeUp := time.NewTimer(block)
 	defer timeUp.Stop()

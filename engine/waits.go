@@ -147,6 +147,9 @@ func (e *Engine) waitExecution(ctx context.Context, args flowfabric.WaitExecutio
 	// Interest first, then the state: a completion in between is not missed.
 	w := e.waits.register(args.ExecutionID)
 	defer e.waits.remove(args.ExecutionID, w)
+	if e.expects != nil && args.WaitMs > 0 {
+		defer e.expects.ExpectSettled(ctx, args.ExecutionID)()
+	}
 	var timeUp *time.Timer
 	if args.WaitMs > 0 {
 		timeUp = time.NewTimer(time.Duration(args.WaitMs) * time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -20,6 +21,7 @@ const (
 	slotLapseMs = 10_000
 	// outboxBatch is how many entries of an outbox are settled at a time.
 	outboxBatch = 100
+	outboxEvery = time.Second
 	owedSlot    = "slot:"
 )
 

@@ -185,6 +185,17 @@ type Store struct {
 	supported    bool     // false on Redis
 	feeds        atomic.Pointer[map[flowfabric.Feed]bool]
 
+	routing routing // what is remembered of lanes, workers and buckets
+	ready   ready   // where work is
+	scans   scanCursor
+	ticks   cycles
+	wakes   wakes
+
+	batches  batches
+	pages    *pageCache
+	minted   atomic.Uint64 // the partition of the next standalone execution
+	feedEnds feedEnds
+
 	servers   membership
 	stop      chan struct{} // closed by Close
 	running   sync.WaitGroup
@@ -226,6 +237,19 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := s.boot(ctx); err != nil {
 		s.nodes.close()
 		return nil, err
+	}
+	s.ready.partitions = s.parts.NumFlowPartitions
+	s.pages = newPageCache(s.parts.NumFlowPartitions)
+	s.batches.init(s)
+	s.listen()
+	if !s.cfg.NoEngine {
+		s.loop("ready sweep", readySweepEvery, s.sweepReady)
+	}
+	if s.cfg.Role == RoleServer && !s.cfg.NoEngine {
+		s.loop("outbox", outboxEvery, func(ctx context.Context) error {
+			_, err := s.sweepOutbox(ctx)
+			return err
+		})
 	}
 	return s, nil
 }
