@@ -253,8 +253,7 @@ func TestStoreReplaced(t *testing.T) {
 	cfg := testConfig(srv.Addr())
 	log := newLogged()
 	cfg.Logger = slog.New(log)
-	cfg.Testing.DeploymentCheck = 5 * time.Millisecond
-	cfg.Testing.Heartbeat = 5 * time.Millisecond
+	cfg.Testing.DeploymentCheck, cfg.Testing.Heartbeat, cfg.Testing.LibraryCheck = 5*time.Millisecond, 5*time.Millisecond, 5*time.Millisecond
 	s := openTest(t, cfg)
 	srv.Must("FLUSHALL")
 	log.wait(t, "replaced")
