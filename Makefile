@@ -20,10 +20,12 @@ test: ## install what the tests need, then run everything with the race detector
 quick: ## what needs no server, in under a minute
 	$(GO) test -short -count=1 ./...
 
-lint: ## formatting, vet and static analysis
+lint: ## formatting, vet and static analysis, of Go and of Valkey's Lua
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt would change:'; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	@scripts/install-test-deps
+	@set -- backend/valkey/lua/*.lua; [ ! -e "$$1" ] || luacheck -q --config backend/valkey/lua/.luacheckrc "$$@"
 
 bench: build ## the figures of the README: lifecycles on the embedded store and over HTTP
 	scripts/bench
