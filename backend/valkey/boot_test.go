@@ -19,8 +19,8 @@ func counts(flow, budget, quota int) flowfabric.PartitionConfig {
 	return flowfabric.PartitionConfig{NumFlowPartitions: flow, NumBudgetPartitions: budget, NumQuotaPartitions: quota}
 }
 
-// hash reads a hash with a connection of its own.
-func hash(t *testing.T, srv *valkeytest.Server, key string) map[string]string {
+// storedHash reads a hash with a connection of its own.
+func storedHash(t *testing.T, srv *valkeytest.Server, key string) map[string]string {
 	t.Helper()
 	list, _ := srv.Must("HGETALL", key).([]any)
 	m := make(map[string]string)
@@ -43,7 +43,7 @@ func commandCalls(t *testing.T, srv *valkeytest.Server, command string) int {
 func TestBootOnEmptyStore(t *testing.T) {
 	srv := valkeytest.Take(t)
 	first := openTest(t, testConfig(srv.Addr()))
-	written := hash(t, srv, keyConfig)
+	written := storedHash(t, srv, keyConfig)
 	if written["num_flow_partitions"] != "256" || written["num_budget_partitions"] != "32" || written["num_quota_partitions"] != "32" ||
 		written["schema_version"] != "1" || written["deployment_id"] != first.deploymentID || written["created_at"] == "" {
 		t.Errorf("written: %v", written)
@@ -54,7 +54,7 @@ func TestBootOnEmptyStore(t *testing.T) {
 	if second.deploymentID != first.deploymentID {
 		t.Error("the second boot made another deployment")
 	}
-	if again := hash(t, srv, keyConfig); fmt.Sprint(again) != fmt.Sprint(written) {
+	if again := storedHash(t, srv, keyConfig); fmt.Sprint(again) != fmt.Sprint(written) {
 		t.Errorf("the second boot wrote %v over %v", again, written)
 	}
 	info, err := second.Describe(t.Context())
@@ -140,10 +140,10 @@ func TestBootOnCorruptConfig(t *testing.T) {
 			} else {
 				srv.Must("HSET", keyConfig, c.field, c.value)
 			}
-			before := hash(t, srv, keyConfig)
+			before := storedHash(t, srv, keyConfig)
 			_, err := open(t.Context(), testConfig(srv.Addr()))
 			wantCode(t, err, c.code)
-			if after := hash(t, srv, keyConfig); fmt.Sprint(after) != fmt.Sprint(before) {
+			if after := storedHash(t, srv, keyConfig); fmt.Sprint(after) != fmt.Sprint(before) {
 				t.Errorf("the refused boot has changed %v to %v", before, after)
 			}
 		})
@@ -183,7 +183,7 @@ func TestBootWithACL(t *testing.T) {
 	cfg := testConfig(srv.Addr())
 	cfg.Username, cfg.Password = "ff", "secret"
 	s := openTest(t, cfg)
-	if n := number(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
+	if n := firstNumber(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
 		t.Errorf("count %d", n)
 	}
 	cfg.Username = "poor"
@@ -351,7 +351,7 @@ func TestTLS(t *testing.T) {
 	cfg := testConfig(srv.Addr())
 	cfg.TLS = &TLS{CAFile: certs.CAFile, CertFile: certs.CertFile, KeyFile: certs.KeyFile}
 	s := openTest(t, cfg)
-	if n := number(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
+	if n := firstNumber(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
 		t.Errorf("count %d", n)
 	}
 	cfg.TLS = &TLS{CertFile: certs.CertFile, KeyFile: certs.KeyFile}

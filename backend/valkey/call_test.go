@@ -121,7 +121,7 @@ func TestAnswerLost(t *testing.T) {
 func TestStoreGone(t *testing.T) {
 	srv := valkeytest.Start(t, valkeytest.Options{})
 	s := openTest(t, testConfig(srv.Addr()))
-	if n := number(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
+	if n := firstNumber(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
 		t.Fatalf("count %d", n)
 	}
 	id := s.deploymentID
@@ -197,7 +197,7 @@ func TestStoreFull(t *testing.T) {
 		t.Errorf("a read: %v", err)
 	}
 	srv.Must("CONFIG", "SET", "maxmemory", "0")
-	if n := number(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
+	if n := firstNumber(t, s, "ff_test_count", "{fp:1}", "1"); n != 1 {
 		t.Errorf("count %d", n)
 	}
 }
@@ -232,7 +232,7 @@ func TestOverloaded(t *testing.T) {
 	wantCode(t, s.calls(t.Context(), []request{{fn: "ff_test_count", tag: "{fp:1}", args: []string{"1"}}})[0].err, flowfabric.CodeBackendOverloaded)
 	wantCode(t, s.plain(t.Context(), s.b.Get().Key("ff:x").Build())[0].err, flowfabric.CodeBackendOverloaded)
 	n.inFlight.Add(-nodeInFlight)
-	if got := number(t, s, "ff_test_count", "{fp:1}", "1"); got != 1 || n.inFlight.Load() != 0 {
+	if got := firstNumber(t, s, "ff_test_count", "{fp:1}", "1"); got != 1 || n.inFlight.Load() != 0 {
 		t.Errorf("count %d, %d in flight", got, n.inFlight.Load())
 	}
 }
@@ -301,7 +301,7 @@ func TestSlotMoves(t *testing.T) {
 	if to == from {
 		to = cluster.Primaries()[1]
 	}
-	if n := number(t, s, "ff_test_count", tag, "1"); n != 1 {
+	if n := firstNumber(t, s, "ff_test_count", tag, "1"); n != 1 {
 		t.Fatalf("count %d", n)
 	}
 	if err := cluster.BeginMove(from, to, slot); err != nil {
@@ -320,7 +320,7 @@ func TestSlotMoves(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatalf("a call during the move: %v", err)
 	}
-	if n := number(t, s, "ff_test_count", tag, "1"); n != 3 {
+	if n := firstNumber(t, s, "ff_test_count", tag, "1"); n != 3 {
 		t.Errorf("count %d, want 3", n)
 	}
 
@@ -352,7 +352,7 @@ func TestSlotMoves(t *testing.T) {
 	cluster.MoveSlots(from, to, slot)
 	close(stop)
 	wg.Wait()
-	if n := number(t, s, "ff_test_count", tag, "0"); n != acknowledged {
+	if n := firstNumber(t, s, "ff_test_count", tag, "0"); n != acknowledged {
 		t.Errorf("count %d, acknowledged %d", n, acknowledged)
 	}
 }
@@ -362,7 +362,7 @@ func TestFailover(t *testing.T) {
 	cluster := valkeytest.StartCluster(t, 3, 1, valkeytest.Options{})
 	s := openCluster(t, cluster, nil)
 	for p := range uint16(64) {
-		number(t, s, "ff_test_count", s.tag(p), "1")
+		firstNumber(t, s, "ff_test_count", s.tag(p), "1")
 	}
 	cluster.KillPrimary(0)
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)

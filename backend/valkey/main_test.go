@@ -79,7 +79,7 @@ func wantCode(t testing.TB, err error, code flowfabric.Code) *flowfabric.Error {
 	return e
 }
 
-func number(t testing.TB, s *Store, fn, tag string, args ...string) int64 {
+func firstNumber(t testing.TB, s *Store, fn, tag string, args ...string) int64 {
 	t.Helper()
 	msg, err := s.call(t.Context(), fn, tag, args...)
 	if err != nil {
