@@ -58,7 +58,7 @@ func (s *Store) one(ctx context.Context, verb, fn, tag string, args []string) (v
 	if err := s.admit(); err != nil {
 		return vk.ValkeyMessage{}, named(err, fn)
 	}
-	key := keyPrefix + tag
+	key := s.routingKey(tag)
 	slot := slotOf(key)
 	n := s.nodes.of(slot)
 	if n != nil && n.enter(1) {
@@ -116,7 +116,7 @@ func (s *Store) command(r *request) vk.Completed {
 	if r.readOnly {
 		verb = "FCALL_RO"
 	}
-	return s.b.Arbitrary(verb, r.fn, "1").Keys(keyPrefix + r.tag).Args(r.args...).Build()
+	return s.b.Arbitrary(verb, r.fn, "1").Keys(s.routingKey(r.tag)).Args(r.args...).Build()
 }
 
 // judge tells an answer of the function, refusals included, from a fault on the

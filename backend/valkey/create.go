@@ -207,8 +207,8 @@ func createArgs(c *creation) ([]string, error) {
 	}
 	return append(make([]string, 0, createStride),
 		uuidOf(x.ExecutionID), string(x.LaneID), string(x.Namespace), bucketName(x.Namespace, c.caps), c.caps, encodeDef(p),
-		number(int64(x.Priority)), number(int64(p.DelayUntil)), number(int64(p.DeadlineAt)), number(p.DeadlineMs),
-		number(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, c.closed, tags), nil
+		optional(int64(x.Priority)), optional(int64(p.DelayUntil)), optional(int64(p.DeadlineAt)), optional(p.DeadlineMs),
+		optional(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, c.closed, tags), nil
 }
 
 // created reads the answer to one create.

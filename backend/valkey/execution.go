@@ -51,8 +51,8 @@ func mark(on bool) string {
 	return ""
 }
 
-// number is a number as the functions take it, where 0 means absent.
-func number(n int64) string {
+// optional is a number as the functions take it, where 0 means absent.
+func optional(n int64) string {
 	if n == 0 {
 		return ""
 	}
@@ -240,7 +240,7 @@ func (s *Store) DelayExecution(ctx context.Context, a flowfabric.DelayExecutionA
 	if a.DelayMs != nil {
 		ms = strconv.FormatInt(*a.DelayMs, 10)
 	}
-	list, err := s.fenced(ctx, "ff_delay_execution", 3, a.ExecutionID, &a.Fence, sourceLetter(a.Source), number(int64(a.DelayUntil)), ms)
+	list, err := s.fenced(ctx, "ff_delay_execution", 3, a.ExecutionID, &a.Fence, sourceLetter(a.Source), optional(int64(a.DelayUntil)), ms)
 	if err != nil {
 		return res, err
 	}

@@ -33,6 +33,18 @@ func (s *Store) tag(n uint16) string {
 	return partitionTag(n)
 }
 
+// leasesOff behind the routing key of a partition tells a function to leave the
+// leases feed out.
+const leasesOff = "l"
+
+// routingKey is the one key that a call names: it carries the slot.
+func (s *Store) routingKey(tag string) string {
+	if strings.HasPrefix(tag, "{fp:") && !s.feedOn(flowfabric.FeedLeases) {
+		return keyPrefix + tag + leasesOff
+	}
+	return keyPrefix + tag
+}
+
 // registryTag is the hash tag of a namespace's workers.
 func registryTag(ns flowfabric.Namespace) string { return "{w:" + string(ns) + "}" }
 

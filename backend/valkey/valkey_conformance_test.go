@@ -88,3 +88,15 @@ func (m meddler) displace(t *testing.T, id flowfabric.ExecutionID) {
 func TestConformance(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
 }
+
+func TestLinearizability(t *testing.T) {
+	backendtest.RunLinearizability(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+}
+
+func TestRandom(t *testing.T) {
+	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+}
+
+func TestConcurrent(t *testing.T) {
+	backendtest.RunConcurrent(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+}

@@ -1,7 +1,15 @@
 -- The claim primitive: grants, and the claims that consume them or do without.
 -- (Specification 02, section 5.)
 
-local KIND = { c = 'claim', s = 'resume', r = 'reclaim' }
+-- disabled returns what refuses claims in a lane, nil when it is open. closed is
+-- the caller's list of disabled lanes, each between line feeds: the records of
+-- lanes lie on another slot.
+local function disabled(lane, closed)
+  if closed and string.find(closed, '\n' .. lane .. '\n', 1, true) then
+    return 'lane ' .. lane .. ' is disabled'
+  end
+  return nil
+end
 
 local function not_leaseable(r)
   return refusal('execution_not_leaseable', r.f.public_state, OUTCOME[letter(r)] or 'none')
@@ -72,7 +80,7 @@ end
 -- ff_issue_claim_grant
 -- KEYS 1 routing key
 -- ARGV e, lane, worker, instance, capabilities, digest, grant_id, ttl, route,
---      admission summary, admission refs, issuer (s, d, o)
+--      admission summary, admission refs, issuer (s, d, o), disabled lanes
 -- Returns {expires_at, kind c or s}.
 redis.register_function('ff_issue_claim_grant', function(keys, a)
   local tag = enter(keys)
@@ -80,6 +88,10 @@ redis.register_function('ff_issue_claim_grant', function(keys, a)
   local r, refused = record_load(tag, a[1])
   if not r then
     return reply(refused)
+  end
+  local closed = disabled(a[2], a[13])
+  if closed then
+    return refuse('lane_disabled', closed)
   end
   local kind = claimable(r)
   if not kind or kind == 'r' or a[2] ~= r.f.lane_id then
@@ -96,7 +108,8 @@ end)
 
 -- ff_issue_reclaim_grant
 -- KEYS 1 routing key
--- ARGV e, lane, worker, instance, capabilities, digest, grant_id, ttl
+-- ARGV e, lane, worker, instance, capabilities, digest, grant_id, ttl, disabled
+--      lanes
 -- Returns {g, expires_at, kind s or r}, {n, detail} or {m, count, cap}.
 redis.register_function('ff_issue_reclaim_grant', function(keys, a)
   local tag = enter(keys)
@@ -104,6 +117,10 @@ redis.register_function('ff_issue_reclaim_grant', function(keys, a)
   local r, refused = record_load(tag, a[1])
   if not r then
     return reply(refused)
+  end
+  local closed = disabled(r.f.lane_id, a[9])
+  if closed then
+    return { 'n', 'admission_denied: ' .. closed }
   end
   if overdue(r, at) then
     mark_lapsed(r, at)
@@ -277,7 +294,7 @@ local function task(r, at, replayed)
     S(at), r.e, S(N(f.attempts, 0) - 1), f.current_attempt_id, f.at or '', kind_of_lease(f), f.lease_id, f.epoch,
     f.lease_expires_at, f.attempt_due or '', f.deadline or '', f.reclaims or '0', f.fb or '0', f.flow_id or '', get(r, 'namespace'),
     get(r, 'route') or '', get(r, 'adm') or '', get(r, 'worker_instance'), tags_json(r),
-    redis.call('GET', exec_key(r.tag, r.e, 'def')) or '', replayed and '1' or '0',
+    redis.call('GET', exec_key(r.tag, r.e, 'def')) or '', replayed and '1' or '0', f.lane_id,
   }
 end
 
@@ -300,9 +317,10 @@ end
 -- KEYS 1 routing key
 -- ARGV e, grant_id, lane, worker, instance, capabilities, digest, lease_id,
 --      attempt_id, ttl, expect ('' any, c, s, r)
--- Returns a task (21 values): now, e, attempt index, attempt id, type, kind,
+-- Returns a task (22 values): now, e, attempt index, attempt id, type, kind,
 --      lease_id, epoch, expires_at, attempt due, deadline, reclaims, fallback
---      index, flow, namespace, route, admission, instance, tags, def, replayed.
+--      index, flow, namespace, route, admission, instance, tags, def, replayed,
+--      lane.
 redis.register_function('ff_claim_granted', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -371,11 +389,17 @@ end)
 -- grant_and_claim grants and claims in one step: paused attempts are resumed,
 -- lapsed or revoked leases reclaimed, an overdue lease being marked first. It
 -- returns a task, or nil and a refusal.
-local function grant_and_claim(r, lane, c, override, at)
+local function grant_and_claim(r, lane, c, override, at, closed)
   local f = r.f
   local done, refused = repeated(r, c, at)
   if done or refused then
     return done, refused
+  end
+  if not override then
+    closed = disabled(f.lane_id, closed)
+    if closed then
+      return nil, refusal('lane_disabled', closed)
+    end
   end
   if live_grant(f, at) and get(r, 'grant_worker') ~= c.worker then
     return nil, refusal('grant_already_exists')
@@ -415,7 +439,7 @@ end
 -- KEYS 1 routing key
 -- ARGV e, lane ('' any), worker, instance, capabilities, digest, lease_id,
 --      attempt_id, ttl, '1' for an operator's override, issuer (s, d, o), route,
---      admission summary
+--      admission summary, disabled lanes
 -- Returns a task, as ff_claim_granted.
 redis.register_function('ff_grant_and_claim', function(keys, a)
   local tag = enter(keys)
@@ -427,7 +451,7 @@ redis.register_function('ff_grant_and_claim', function(keys, a)
   local done
   done, refused = grant_and_claim(r, a[2], {
     worker = a[3], instance = a[4], caps = a[5], digest = a[6], lease = a[7], attempt = a[8], ttl = a[9], issuer = a[11], route = a[12], adm = a[13],
-  }, a[10] == '1', at)
+  }, a[10] == '1', at, a[14])
   if not done then
     return reply(refused)
   end
