@@ -137,6 +137,33 @@ func (r *ready) forget() {
 	}
 }
 
+// unknown makes one partition unknown.
+func (r *ready) unknown(lane flowfabric.LaneID, part uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.lane(lane); l.looked[part] {
+		l.looked[part] = false
+		l.unknown++
+	}
+}
+
+// unlooked lists the partitions of a lane that are not known, from start on.
+func (r *ready) unlooked(lane flowfabric.LaneID, start int) []uint16 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lane(lane)
+	if l.unknown == 0 {
+		return nil
+	}
+	parts := make([]uint16, 0, l.unknown)
+	for i := range r.partitions {
+		if p := uint16((start + i) % r.partitions); !l.looked[p] {
+			parts = append(parts, p)
+		}
+	}
+	return parts
+}
+
 // asked lists the lanes that somebody here has asked for.
 func (r *ready) asked() []flowfabric.LaneID {
 	r.mu.Lock()

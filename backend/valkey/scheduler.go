@@ -48,10 +48,9 @@ type claimLane struct {
 	id    flowfabric.LaneID
 	limit int // max_concurrency; 0 = none
 	full  bool
-	// start and looked tell where the looks began and how many partitions they
-	// have covered.
-	start, looked int
-	covered       map[string]bool // bucket name → whether the asker covers it
+	// start is where a look at all partitions begins.
+	start   int
+	covered map[string]bool // bucket name → whether the asker covers it
 }
 
 // group is the buckets of one lane and namespace that the asker covers: those a
@@ -120,19 +119,16 @@ func (c *claim) taken() int { return len(c.res.Grants) + len(c.res.Tasks) }
 
 func (c *claim) want() int { return c.a.Max - c.taken() }
 
-// run takes until it has enough or nothing is left.
+// run takes until it has enough or nothing is left. It begins with a look at what
+// is not known, so that nothing better is passed over.
 func (c *claim) run(ctx context.Context) error {
 	for c.want() > 0 {
+		if err := c.look(ctx); err != nil {
+			return err
+		}
 		groups := c.groups()
 		if len(groups) == 0 {
-			if c.taken() > 0 {
-				return nil
-			}
-			more, err := c.look(ctx)
-			if err != nil || !more {
-				return err
-			}
-			continue
+			return nil
 		}
 		if c.seen >= flowfabric.MaxEvaluatedCandidates {
 			c.res.More = true
@@ -429,9 +425,9 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 		return err
 	}
 	removed := int(list.int(1))
-	next, left := list.str(2), false
+	next := list.str(2)
 	score, err := strconv.ParseInt(next, 10, 64)
-	left = next != "" && err == nil
+	left := err == nil
 	lane := p.group.lane
 	c.seen += max(removed, 1)
 	var first error
@@ -445,6 +441,9 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 		}
 	}
 	c.s.ready.visited(lane.id, p.head.part, p.since, p.head.buckets, left, score, removed)
+	if next == "look" {
+		c.s.ready.unknown(lane.id, p.head.part)
+	}
 	c.settle(ctx, p, used)
 	return first
 }
@@ -471,40 +470,21 @@ func (c *claim) keep(p *visitPlan, msg *vk.ValkeyMessage) (slotUse, error) {
 	return slotUse{id: g.ExecutionID, holder: g.GrantID, lapsesAt: g.ExpiresAt}, nil
 }
 
-// look asks the partitions of which nothing is known, a window at a time, until
-// something turns up that the asker covers; false when all are known and hold
-// nothing for it.
-func (c *claim) look(ctx context.Context) (bool, error) {
-	parts := len(c.s.tags)
+// look asks the partitions of which nothing is known: all of them when a lane is
+// asked for the first time or notices were missed, later those on which a claim
+// left nothing of its own.
+func (c *claim) look(ctx context.Context) error {
 	for i := range c.lanes {
 		lane := &c.lanes[i]
-		for !lane.full && lane.looked < parts {
-			window := make([]uint16, 0, flowfabric.MaxPartitionsPerScan)
-			c.s.ready.mu.Lock()
-			l := c.s.ready.lane(lane.id)
-			if l.unknown == 0 {
-				lane.looked = parts
-			}
-			for lane.looked < parts && len(window) < cap(window) {
-				p := uint16((lane.start + lane.looked) % parts)
-				lane.looked++
-				if !l.looked[p] {
-					window = append(window, p)
-				}
-			}
-			c.s.ready.mu.Unlock()
-			if len(window) == 0 {
-				continue
-			}
-			if err := c.s.peek(ctx, lane.id, window); err != nil {
-				return false, err
-			}
-			if len(c.groups()) > 0 {
-				return true, nil
-			}
+		parts := c.s.ready.unlooked(lane.id, lane.start)
+		if len(parts) == 0 {
+			continue
+		}
+		if err := c.s.peek(ctx, lane.id, parts); err != nil {
+			return err
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // label labels the buckets that hold work in the asker's lanes and that nobody

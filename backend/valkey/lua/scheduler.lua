@@ -143,10 +143,10 @@ end
 --      grants), n, highest score to take ('' any), number of buckets, then the
 --      buckets, then n times: lease_id and attempt_id, or grant_id and ''; with
 --      three values each the last is the token of a slot of the lane
--- Takes up to n executions, best first. Finding fewer, or leaving nothing, arms the
--- lane's wake-up.
+-- Takes up to n executions, best first. Leaving nothing arms the lane's wake-up.
 -- Returns {now, taken out, next head}: how many members left the buckets, and the
---      score of the best one that stays ('' when none does), then the tasks (as
+--      score of the best one that stays; '' when none does, 'look' when besides
+--      there are buckets that were not named; then the tasks (as
 --      ff_claim_granted) or grants {e, grant_id, expires_at, kind, namespace}.
 redis.register_function('ff_claim_next', function(keys, a)
   local tag = enter(keys)
@@ -172,8 +172,8 @@ redis.register_function('ff_claim_next', function(keys, a)
       c.more[#c.more + 1] = a[6]
     end
   end
-  local removed = 0
-  for round = 1, 2 do
+  local removed, looked = 0, false
+  while #out - 3 < n and removed < 100 do
     local want = n - (#out - 3)
     local list = candidates(tag, lane, buckets, want, bound)
     removed = removed + #list
@@ -190,24 +190,29 @@ redis.register_function('ff_claim_next', function(keys, a)
         out[#out + 1] = done
       end
     end
-    if #list == want or round == 2 or not lapse_due(tag, at) then
-      break
+    if #list < want then
+      if looked or not lapse_due(tag, at) then
+        break
+      end
+      looked = true
     end
   end
   out[2] = S(removed)
   local best
-  if #out > 3 or bound then
-    for _, bk in ipairs(buckets) do
-      local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
-      if head[2] then
-        best = sooner(best, tonumber(head[2]))
-      end
+  for _, bk in ipairs(buckets) do
+    local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
+    if head[2] then
+      best = sooner(best, tonumber(head[2]))
     end
   end
   if best then
     out[3] = string.format('%.0f', best)
   else
     redis.call('SET', lane_key(tag, lane, 'armed'), '1')
+    -- What entered other buckets before was heard of by nobody.
+    if redis.call('HLEN', lane_key(tag, lane, 'buckets')) > nb + 1 then
+      out[3] = 'look'
+    end
   end
   if mode == 'c' and leases_on and #out > 3 then
     redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
@@ -247,7 +252,7 @@ local function peek(tag, lane, arm, depth, at)
       break
     end
   end
-  if #out == 0 and arm then
+  if arm then
     redis.call('SET', lane_key(tag, lane, 'armed'), '1')
   end
   return out
@@ -255,7 +260,7 @@ end
 
 -- ff_peek_buckets
 -- KEYS 1 routing key
--- ARGV lane, '1' to arm the lane where nothing is offered, depth, then the tags of
+-- ARGV lane, '1' to arm the lane's wake-up, depth, then the tags of
 --      other partitions to look at as well (on one node only)
 -- Returns for each partition an array: for each non-empty bucket its name, its
 --      descriptor, its u value and its first members as '<score> <e>' joined by
