@@ -10,10 +10,10 @@ local leases_on = true
 
 -- now is the store's clock in milliseconds. It stands still during a call.
 local function now()
-  -- TEST CLOCK
   local t = redis.call('TIME')
   return t[1] * 1000 + (t[2] - t[2] % 1000) / 1000
 end
+-- TEST CLOCK
 
 -- S is a whole number as a decimal string, at most 2^63 - 1.
 local function S(n)
