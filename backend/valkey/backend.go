@@ -20,15 +20,12 @@ type Backend struct {
 var (
 	_ flowfabric.Backend = (*Backend)(nil)
 	_ flowfabric.Store   = (*Backend)(nil)
+	_ flowfabric.Store   = (*Store)(nil)
 )
 
 // newBackend puts an engine beside the store. Those of workers run no duties:
 // that is the servers' part.
 func newBackend(ctx context.Context, s *Store) (*Backend, error) {
-	whole, ok := any(s).(flowfabric.Store)
-	if !ok {
-		return nil, flowfabric.NewError(flowfabric.CodeUnsupportedOperation, "this build of the store lacks operations")
-	}
 	cfg := s.cfg.Engine
 	if cfg.Logger == nil {
 		cfg.Logger = s.log
@@ -39,11 +36,11 @@ func newBackend(ctx context.Context, s *Store) (*Backend, error) {
 	if s.cfg.NoEngine || s.cfg.Role == RoleWorker {
 		cfg.DisableDuties = true
 	}
-	eng, err := engine.New(whole, cfg)
+	eng, err := engine.New(s, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{Store: whole, store: s, eng: eng}, eng.Start(ctx)
+	return &Backend{Store: s, store: s, eng: eng}, eng.Start(ctx)
 }
 
 // Engine is the engine beside the store.

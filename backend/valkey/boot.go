@@ -24,14 +24,9 @@ func (s *Store) boot(ctx context.Context) error {
 		return err
 	}
 	if s.cfg.Role == RoleWorker {
-		if err := s.bootWorker(ctx); err != nil {
-			return err
-		}
-	} else if err := s.bootServer(ctx); err != nil {
-		return err
+		return s.bootWorker(ctx)
 	}
-	s.startDuties()
-	return nil
+	return s.bootServer(ctx)
 }
 
 // reach connects and checks the nodes. A store that can't be reached, and a
@@ -49,11 +44,12 @@ func (s *Store) reach(ctx context.Context) error {
 		s.nodes.table.Store(nil)
 		s.version = ""
 		wait := !permanent(err) || s.cfg.Cluster && flowfabric.CodeOf(err) == flowfabric.CodeStoreVersionTooLow
-		if !wait || ctx.Err() != nil || time.Now().Add(pause).After(limit) {
+		left := time.Until(limit)
+		if !wait || ctx.Err() != nil || left <= 0 {
 			return err
 		}
 		s.log.Warn("the store is not ready; trying again", "error", err)
-		if e := sleep(ctx, pause); e != nil {
+		if e := sleep(ctx, min(pause, left)); e != nil {
 			return e
 		}
 	}
@@ -101,10 +97,11 @@ func (s *Store) bootWorker(ctx context.Context) error {
 		if flowfabric.CodeOf(bound) == flowfabric.CodeSchemaTooNew {
 			return bound
 		}
-		if time.Now().Add(pause).After(limit) {
+		left := time.Until(limit)
+		if left <= 0 {
 			return flowfabric.NewError(flowfabric.CodeDeploymentNotInitialized, "no server has prepared the store").Wrap(bound)
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := sleep(ctx, min(pause, left)); err != nil {
 			return err
 		}
 	}

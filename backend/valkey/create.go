@@ -72,7 +72,7 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 		}
 		s.pages.note(it.part)
 		if res.PublicState == flowfabric.PublicWaiting {
-			events = addOffer(events, it.part, &c.prepared.State.Exec)
+			events = s.offered(events, it.part, c)
 		}
 	}
 	if len(events) > 0 {
@@ -232,8 +232,11 @@ func (s *Store) created(it *batchItem, p *rules.Prepared) (res flowfabric.Create
 	return res, badAnswer(fnCreate)
 }
 
-// addOffer counts an execution that may be claimed into the event of its bucket.
-func addOffer(events []flowfabric.WakeEvent, part uint16, x *flowfabric.Execution) []flowfabric.WakeEvent {
+// offered notes an execution that may be claimed where this process looks for
+// work, and counts it into the event of its bucket.
+func (s *Store) offered(events []flowfabric.WakeEvent, part uint16, c *creation) []flowfabric.WakeEvent {
+	x := &c.prepared.State.Exec
+	s.ready.note(x.LaneID, part, x.Namespace, c.caps, int64(s.Now())-int64(x.Priority)*priorityStep)
 	for i := range events {
 		e := &events[i]
 		if e.LaneID == x.LaneID && e.Namespace == x.Namespace && slices.Equal(e.Required, x.RequiredCapabilities) {

@@ -121,9 +121,18 @@ func (s *Store) leave() error {
 func (s *Store) startDuties() {
 	t := s.cfg.Testing
 	s.loop("deployment check", t.DeploymentCheck, s.checkDeployment)
+	if !s.cfg.NoEngine {
+		s.loop("ready sweep", readySweepEvery, s.sweepReady)
+	}
 	if s.cfg.Role == RoleWorker {
 		s.loop("topology check", t.LibraryCheck, s.checkTopology)
 		return
+	}
+	if !s.cfg.NoEngine {
+		s.loop("outbox", outboxEvery, func(ctx context.Context) error {
+			_, err := s.sweepOutbox(ctx)
+			return err
+		})
 	}
 	s.loop("heartbeat", t.Heartbeat, s.heartbeat)
 	s.loop("library check", t.LibraryCheck, s.checkLibrary)

@@ -117,20 +117,16 @@ func (s *Store) CompleteExecutions(ctx context.Context, items []flowfabric.Compl
 	if err := s.batches.completions.do(ctx, t); err != nil {
 		return nil, err
 	}
-	var events []flowfabric.WakeEvent
+	ended := make([]flowfabric.ExecutionID, 0, len(t.items))
 	for k := range t.items {
 		it := &t.items[k]
-		id := items[it.index].ExecutionID
-		if err := s.completed(it, id, &out[it.index].Result); err != nil {
-			out[it.index].Err = err
-			continue
-		}
-		if _, v, ok := strings.Cut(it.answer, "\n"); ok {
-			events = append(events, s.settledEvent(id, v))
+		o, id := &out[it.index], items[it.index].ExecutionID
+		if o.Err = s.completed(it, id, &o.Result); o.Err == nil && !o.Result.Replayed {
+			ended = append(ended, id)
 		}
 	}
-	if len(events) > 0 {
-		s.emit(s.feedEvents(events)...)
+	if len(ended) > 0 {
+		s.settled(ended...)
 	}
 	return out, nil
 }
@@ -152,8 +148,7 @@ func resultText(a *flowfabric.CompleteExecutionArgs) string {
 	return b.String()
 }
 
-// completed reads the answer to one completion: "ok" with the completion event
-// behind a line feed, "replayed", or a refusal.
+// completed reads the answer to one completion: "ok", "replayed" or a refusal.
 func (s *Store) completed(it *batchItem, id flowfabric.ExecutionID, res *flowfabric.CompleteExecutionResult) error {
 	if it.err != nil {
 		return it.err
@@ -161,7 +156,7 @@ func (s *Store) completed(it *batchItem, id flowfabric.ExecutionID, res *flowfab
 	if refused, ok := itemRefused(operation(fnComplete), s.tag(it.part), it.answer); ok {
 		return known(refused, id)
 	}
-	switch word, _, _ := strings.Cut(it.answer, "\n"); word {
+	switch it.answer {
 	case "ok":
 		*res = flowfabric.CompleteExecutionResult{PublicState: flowfabric.PublicCompleted}
 	case "replayed":
@@ -191,7 +186,7 @@ func (s *Store) FailExecution(ctx context.Context, a flowfabric.FailExecutionArg
 	case "t":
 		res.Outcome = flowfabric.FailTerminal
 		if !res.Replayed {
-			s.settled(a.ExecutionID, list.str(5))
+			s.settled(a.ExecutionID)
 		}
 		return res, nil
 	case "r":
@@ -201,7 +196,6 @@ func (s *Store) FailExecution(ctx context.Context, a flowfabric.FailExecutionArg
 		res.AttemptType = attemptType(&d, "attempt_type", list.str(3))
 		if !res.Replayed {
 			s.leasesChanged()
-			s.offered(a.ExecutionID, list.str(5))
 		}
 		return res, d.err
 	}
@@ -227,7 +221,7 @@ func (s *Store) CancelExecution(ctx context.Context, a flowfabric.CancelExecutio
 	case "c":
 		res.Outcome, res.PreviousPhase, res.Replayed = flowfabric.CancelCancelled, flowfabric.LifecyclePhase(list.str(1)), list.str(3) == "1"
 		if !res.Replayed {
-			s.settled(a.ExecutionID, list.str(6))
+			s.settled(a.ExecutionID)
 		}
 		return res, nil
 	case "a":
@@ -268,7 +262,6 @@ func (s *Store) ReplayExecution(ctx context.Context, a flowfabric.ReplayExecutio
 	if err != nil {
 		return res, err
 	}
-	s.offered(a.ExecutionID, list.str(3))
 	d := decoder{op: operation(fn)}
 	count := d.uint32("replay_count", list.str(1))
 	return flowfabric.ReplayExecutionResult{PublicState: flowfabric.PublicState(list.str(0)), ReplayCount: count, Replayed: list.str(2) == "1"}, d.err
@@ -281,7 +274,6 @@ func (s *Store) ChangePriority(ctx context.Context, a flowfabric.ChangePriorityA
 	if err != nil {
 		return res, err
 	}
-	s.offered(a.ExecutionID, list.str(2))
 	return flowfabric.ChangePriorityResult{OldPriority: int32(list.int(0)), NewPriority: int32(list.int(1))}, nil
 }
 
@@ -319,7 +311,6 @@ func (s *Store) UnpauseExecution(ctx context.Context, a flowfabric.BlockExecutio
 	if err != nil {
 		return res, err
 	}
-	s.offered(a.ExecutionID, list.str(1))
 	return flowfabric.BlockExecutionResult{PublicState: flowfabric.PublicState(list.str(0))}, nil
 }
 
@@ -357,4 +348,38 @@ func tagsText(tags map[string]string) (string, error) {
 	}
 	doc, err := json.Marshal(tags)
 	return string(doc), err
+}
+
+// PromoteDelayed makes a delayed execution eligible when its time has come.
+func (s *Store) PromoteDelayed(ctx context.Context, id flowfabric.ExecutionID) (flowfabric.UpkeepOutcome, error) {
+	return s.duty(ctx, "ff_promote_delayed", id)
+}
+
+// ExpireExecution acts on a passed attempt timeout or execution deadline.
+func (s *Store) ExpireExecution(ctx context.Context, id flowfabric.ExecutionID, reason flowfabric.ExpireReason) (flowfabric.UpkeepOutcome, error) {
+	out, err := s.duty(ctx, "ff_expire_execution", id, string(reason), draw())
+	switch out {
+	case flowfabric.UpkeepExpired:
+		s.settled(id)
+	case flowfabric.UpkeepRetryScheduled:
+		s.leasesChanged()
+	}
+	return out, err
+}
+
+// Purge deletes an ended execution whose retention has passed, whole.
+func (s *Store) Purge(ctx context.Context, id flowfabric.ExecutionID) (flowfabric.UpkeepOutcome, error) {
+	return s.duty(ctx, "ff_purge_execution", id)
+}
+
+// duty runs one duty on one execution. One that is not there is clean.
+func (s *Store) duty(ctx context.Context, fn string, id flowfabric.ExecutionID, args ...string) (flowfabric.UpkeepOutcome, error) {
+	list, err := s.change(ctx, fn, 1, id, args...)
+	if flowfabric.CodeOf(err) == flowfabric.CodeExecutionNotFound {
+		return flowfabric.UpkeepCleaned, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return flowfabric.UpkeepOutcome(list.str(0)), nil
 }

@@ -81,7 +81,6 @@ func (s *Store) RevokeLease(ctx context.Context, a flowfabric.RevokeLeaseArgs) (
 	if err != nil {
 		return res, err
 	}
-	s.offered(a.ExecutionID, list.str(4))
 	s.leasesChanged()
 	switch list.str(0) {
 	case "r":
@@ -102,8 +101,20 @@ func (s *Store) ReleaseReclaimHold(ctx context.Context, id flowfabric.ExecutionI
 	if err != nil {
 		return false, err
 	}
-	s.offered(id, list.str(1))
 	return list.str(0) == "1", nil
+}
+
+// MarkLeaseExpiredIfDue makes a lapse visible.
+func (s *Store) MarkLeaseExpiredIfDue(ctx context.Context, id flowfabric.ExecutionID) (flowfabric.MarkLeaseExpiredResult, error) {
+	list, err := s.change(ctx, "ff_mark_lease_expired", 2, id)
+	if err != nil {
+		return flowfabric.MarkLeaseExpiredResult{}, err
+	}
+	res := flowfabric.MarkLeaseExpiredResult{Outcome: flowfabric.UpkeepOutcome(list.str(0)), Reason: list.str(1)}
+	if res.Outcome == flowfabric.UpkeepMarkedExpired {
+		s.leasesChanged()
+	}
+	return res, nil
 }
 
 // GetLease returns the lease in detail.

@@ -1,7 +1,6 @@
 package valkey
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -90,25 +89,25 @@ func parseLibraryVersion(text string) (libraryVersion, bool) {
 
 // buildLibrary puts the files together.
 func buildLibrary(opt libraryOptions) (source string, v libraryVersion) {
-	var b bytes.Buffer
+	var b strings.Builder
 	b.WriteString("#!lua name=flowfabric\n")
 	for _, name := range luaOrder() {
 		raw, err := luaFiles.ReadFile(path.Join("lua", name))
 		if err != nil {
 			continue // a shared file that is not there
 		}
-		text := string(raw)
-		if opt.testClock {
-			text = strings.Replace(text, testClockMark, testClockLua, 1)
-		}
 		if slices.Contains(sharedLua, name) {
-			b.WriteString(text + "\n")
+			b.WriteString(string(raw) + "\n")
 		} else {
-			b.WriteString("do\n" + text + "\nend\n")
+			b.WriteString("do\n" + string(raw) + "\nend\n")
 		}
 	}
 	b.WriteString(opt.extra)
-	sum := sha256.Sum256(b.Bytes())
+	source = b.String()
+	if opt.testClock {
+		source = strings.Replace(source, testClockMark, testClockLua, 1)
+	}
+	sum := sha256.Sum256([]byte(source))
 	revision, _ := storedRevision()
 	v = libraryVersion{abi: libraryABI, revision: revision, checksum: hex.EncodeToString(sum[:6])}
 	if opt.abi != 0 {
@@ -117,7 +116,7 @@ func buildLibrary(opt libraryOptions) (source string, v libraryVersion) {
 	if opt.revision != 0 {
 		v.revision = opt.revision
 	}
-	return strings.Replace(b.String(), "@VERSION@", v.String(), 1), v
+	return strings.Replace(source, "@VERSION@", v.String(), 1), v
 }
 
 // luaOrder lists the files: the shared ones, then the others by name.
@@ -164,7 +163,9 @@ type library struct {
 }
 
 func (l *library) build() {
-	l.source, l.version = buildLibrary(libraryOptions{testClock: l.s.cfg.Testing.Clock})
+	opt := l.s.cfg.Testing.library
+	opt.testClock = opt.testClock || l.s.cfg.Testing.Clock
+	l.source, l.version = buildLibrary(opt)
 }
 
 // ensureAll is EnsureLibrary on every primary, in parallel.
@@ -335,10 +336,11 @@ func (l *library) await(ctx context.Context) error {
 			}
 			return nil
 		})
-		if err == nil || permanent(err) || ctx.Err() != nil || time.Now().Add(pause).After(limit) {
+		left := time.Until(limit)
+		if err == nil || permanent(err) || ctx.Err() != nil || left <= 0 {
 			return err
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := sleep(ctx, min(pause, left)); err != nil {
 			return err
 		}
 	}

@@ -40,6 +40,10 @@ func Parse(text string) (Config, error) {
 	if !ok || !known {
 		return c, flowfabric.InvalidInput("url", "does not begin with valkey:// or valkeys://")
 	}
+	if end := strings.IndexAny(rest, "/?"); end >= 0 && strings.IndexByte(rest, '@') > end && !strings.Contains(rest[:end], "@") {
+		// Most likely a password that is not escaped: nothing of it is shown.
+		return c, flowfabric.InvalidInput("url", "has / or ? before @; in a user or password write them as %%2F and %%3F")
+	}
 	rest, query, _ := strings.Cut(rest, "?")
 	rest, path, _ := strings.Cut(rest, "/")
 	if path != "" && path != "0" {

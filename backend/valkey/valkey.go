@@ -121,6 +121,8 @@ type Testing struct {
 	// Heartbeat, DeploymentCheck and LibraryCheck replace the intervals of what a
 	// server does beside the engine: 5 s, 10 s and 30 s.
 	Heartbeat, DeploymentCheck, LibraryCheck time.Duration
+
+	library libraryOptions
 }
 
 // TLS configures TLS 1.2 or later.
@@ -230,27 +232,19 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{cfg: cfg, log: cfg.Logger, stop: make(chan struct{})}
-	if cfg.Durability.Mode != DurabilityAsync {
-		s.durable = &durability{cfg.Durability}
-	}
 	s.lib.s = s
 	if err := s.boot(ctx); err != nil {
 		s.nodes.close()
 		return nil, err
 	}
+	if cfg.Durability.Mode != DurabilityAsync { // a server starts also while replicas are missing
+		s.durable = &durability{cfg.Durability}
+	}
 	s.ready.partitions = s.parts.NumFlowPartitions
 	s.pages = newPageCache(s.parts.NumFlowPartitions)
 	s.batches.init(s)
 	s.listen()
-	if !s.cfg.NoEngine {
-		s.loop("ready sweep", readySweepEvery, s.sweepReady)
-	}
-	if s.cfg.Role == RoleServer && !s.cfg.NoEngine {
-		s.loop("outbox", outboxEvery, func(ctx context.Context) error {
-			_, err := s.sweepOutbox(ctx)
-			return err
-		})
-	}
+	s.startDuties()
 	return s, nil
 }
 

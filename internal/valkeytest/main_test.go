@@ -21,7 +21,11 @@ import (
 const childEnv = "FF_VALKEYTEST_CHILD"
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(Main(m), goleak.IgnoreAnyFunction(LateGoroutine))
+	var ignored []goleak.Option
+	for _, function := range LateGoroutines {
+		ignored = append(ignored, goleak.IgnoreAnyFunction(function))
+	}
+	goleak.VerifyTestMain(Main(m), ignored...)
 }
 
 // TestChild is the process that TestServersEndWithTheProcess watches.

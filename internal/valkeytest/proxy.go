@@ -328,7 +328,7 @@ func (x *exchange) replies() {
 			switch x.next() {
 			case LoseReply:
 				return
-			case Silence:
+			case CutSent, Silence:
 				silent = true
 			}
 		}

@@ -33,10 +33,13 @@ const ServerEnv = "FF_VALKEY_SERVER"
 // ErrNotInstalled reports that the machine has no Valkey server.
 var ErrNotInstalled = errors.New("valkey-server is not installed: run scripts/install-test-deps, or set " + ServerEnv)
 
-// LateGoroutine is the function of a goroutine that a valkey-go client of a
-// cluster may leave for a second after it was closed, which goleak's
+// LateGoroutines are the functions of goroutines that a valkey-go client of a
+// cluster may leave for some seconds after it was closed: what goleak's
 // IgnoreAnyFunction takes.
-const LateGoroutine = "github.com/valkey-io/valkey-go.(*call).DelayDo.func1"
+var LateGoroutines = []string{
+	"github.com/valkey-io/valkey-go.(*call).DelayDo.func1",
+	"github.com/valkey-io/valkey-go.(*clusterClient).redirectOrNew.func1",
+}
 
 const (
 	// startLimit bounds the start of a server.

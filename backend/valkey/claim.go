@@ -1,0 +1,321 @@
+package valkey
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	vk "github.com/valkey-io/valkey-go"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
+)
+
+// newGrantID mints an unguessable grant identifier of 128 random bits.
+func newGrantID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// capabilitiesOf are a worker's capabilities as the functions take them: the
+// normal form joined by commas, and its digest, empty for the empty set.
+func capabilitiesOf(tokens []string) (caps, digest string, err error) {
+	normal, err := flowfabric.NormalizeCapabilities(flowfabric.CapabilitiesOfWorker, tokens)
+	if err != nil || len(normal) == 0 {
+		return "", "", err
+	}
+	return strings.Join(normal, ","), flowfabric.CapabilityDigest(normal), nil
+}
+
+// issuerLetter is an issuer as the functions take it.
+func issuerLetter(by flowfabric.IssuedBy) string {
+	switch by {
+	case flowfabric.IssuedByDirect:
+		return "d"
+	case flowfabric.IssuedByOperator:
+		return "o"
+	}
+	return "s"
+}
+
+// expectLetter is what a claim expects as the functions take it.
+func expectLetter(e flowfabric.ClaimExpect) string {
+	switch e {
+	case flowfabric.ExpectNew:
+		return "c"
+	case flowfabric.ExpectResume:
+		return "s"
+	case flowfabric.ExpectReclaim:
+		return "r"
+	}
+	return ""
+}
+
+// A task has taskSize elements; the last one, the lane, is there only where the
+// caller need not know it.
+const taskSize = 21
+
+// decodeTask reads a task as the claiming functions answer it. The lane is the one
+// the caller claimed from, empty when the task names its own.
+func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
+	var task flowfabric.ClaimedExecution
+	list, err := elementsOf(op, msg, taskSize)
+	if err != nil {
+		return task, err
+	}
+	def, err := parseDef(op, list.bytes(19))
+	if err != nil {
+		return task, err
+	}
+	d := decoder{op: op}
+	if lane == "" {
+		lane = flowfabric.LaneID(list.str(taskSize))
+	}
+	tier := d.uint32("fallback_index", list.str(12))
+	task = flowfabric.ClaimedExecution{
+		StoreTime: list.ms(0), ExecutionID: flowfabric.ExecutionID(partitionTag(part) + ":" + d.uuid("execution_id", list.str(1))),
+		AttemptIndex: d.uint32("attempt_index", list.str(2)), AttemptID: flowfabric.AttemptID(list.str(3)),
+		AttemptType: attemptType(&d, "attempt_type", list.str(4)), ClaimKind: claimKind(&d, "claim_kind", list.str(5)),
+		Fence: flowfabric.Fence{LeaseID: flowfabric.LeaseID(list.str(6)), LeaseEpoch: d.uint("lease_epoch", list.str(7)),
+			AttemptID: flowfabric.AttemptID(list.str(3))},
+		LeaseExpiresAt: list.ms(8), AttemptTimeoutAt: list.ms(9), ExecutionDeadlineAt: list.ms(10),
+		LeaseReclaimCount: d.uint32("lease_reclaim_count", list.str(11)),
+		FlowID:            flowfabric.FlowID(list.str(13)), Namespace: flowfabric.Namespace(list.str(14)), LaneID: lane, Kind: def.kind,
+		PolicySnapshot:   snapshot(def.policy, tier, lane, list.str(15), list.str(16)),
+		WorkerInstanceID: flowfabric.WorkerInstanceID(list.str(17)),
+		Payload:          def.payload, PayloadEncoding: def.encoding, Replayed: list.str(20) == "1",
+	}
+	if tags := list.str(18); tags != "" {
+		if err := json.Unmarshal([]byte(tags), &task.Tags); err != nil {
+			d.fail("tags", "%v", err)
+		}
+	}
+	task.Tags = orNoTags(task.Tags)
+	return task, d.err
+}
+
+// claimed calls a claiming function for one named execution.
+func (s *Store) claimed(ctx context.Context, fn string, id flowfabric.ExecutionID, lane flowfabric.LaneID, args ...string) (flowfabric.ClaimedExecution, error) {
+	msg, err := s.call(ctx, fn, tagOf(id), append([]string{uuidOf(id)}, args...)...)
+	if err != nil {
+		if flowfabric.CodeOf(err) == flowfabric.CodeReclaimCapExceeded {
+			s.settled(id)
+		}
+		return flowfabric.ClaimedExecution{}, known(err, id)
+	}
+	s.leasesChanged()
+	return decodeTask(operation(fn), id.Partition(), lane, &msg)
+}
+
+// ClaimGranted consumes a grant.
+func (s *Store) ClaimGranted(ctx context.Context, a flowfabric.ClaimGrantedArgs) (task flowfabric.ClaimedExecution, err error) {
+	if err := rules.ValidateClaimGranted(a); err != nil {
+		return task, err
+	}
+	caps, digest, err := capabilitiesOf(a.Capabilities)
+	if err == nil {
+		err = rules.ValidateExecutionID(a.ExecutionID, s.parts)
+	}
+	if err != nil {
+		return task, err
+	}
+	lease, attempt := mint(a.LeaseID, a.AttemptID)
+	return s.claimed(ctx, "ff_claim_granted", a.ExecutionID, a.LaneID, a.GrantID, string(a.LaneID), string(a.WorkerID),
+		string(a.WorkerInstanceID), caps, digest, lease, attempt, strconv.FormatInt(a.LeaseTTLMs, 10), expectLetter(a.Expect))
+}
+
+func mint(lease flowfabric.LeaseID, attempt flowfabric.AttemptID) (string, string) {
+	if lease == "" {
+		lease = flowfabric.NewLeaseID()
+	}
+	if attempt == "" {
+		attempt = flowfabric.NewAttemptID()
+	}
+	return string(lease), string(attempt)
+}
+
+// IssueGrantAndClaim grants and claims one named execution in one step.
+func (s *Store) IssueGrantAndClaim(ctx context.Context, a flowfabric.IssueGrantAndClaimArgs) (task flowfabric.ClaimedExecution, err error) {
+	const fn = "ff_grant_and_claim"
+	if err := rules.ValidateGrantAndClaim(a); err != nil {
+		return task, err
+	}
+	caps, digest, err := capabilitiesOf(a.Capabilities)
+	if err == nil {
+		err = rules.ValidateExecutionID(a.ExecutionID, s.parts)
+	}
+	if err != nil {
+		return task, err
+	}
+	closed, err := s.disabledLanes(ctx)
+	if err != nil {
+		return task, err
+	}
+	by := a.IssuedBy
+	if by == "" {
+		by = flowfabric.IssuedByDirect
+	}
+	lease, attempt := mint(a.LeaseID, a.AttemptID)
+	task, err = s.claimed(ctx, fn, a.ExecutionID, "", string(a.LaneID), string(a.WorkerID), string(a.WorkerInstanceID), caps, digest,
+		lease, attempt, strconv.FormatInt(a.LeaseTTLMs, 10), mark(a.OperatorOverride), issuerLetter(by), a.RouteSnapshot, a.AdmissionSummary, closed)
+	if flowfabric.CodeOf(err) == flowfabric.CodeCapabilityMismatch {
+		if fault := s.labelBucketOf(ctx, a.ExecutionID); fault != nil {
+			return task, fault
+		}
+	}
+	return task, err
+}
+
+// disabledLanes are the lanes without claims as the functions take them: joined by
+// line feeds. They are known a second late at most.
+func (s *Store) disabledLanes(ctx context.Context) (string, error) {
+	lanes, err := s.LaneWeights(ctx)
+	if err != nil {
+		return "", err
+	}
+	closed := ""
+	for id, lane := range lanes {
+		if lane.State == flowfabric.LaneDisabled {
+			closed += "\n" + string(id)
+		}
+	}
+	if closed != "" {
+		closed += "\n"
+	}
+	return closed, nil
+}
+
+// labelBucketOf labels the bucket of an execution, in case nobody covers it: a
+// worker has asked for the execution and cannot run it.
+func (s *Store) labelBucketOf(ctx context.Context, id flowfabric.ExecutionID) error {
+	list, err := s.fields(ctx, id, "lane_id", "bk")
+	if err != nil || list.str(0) == "" || list.str(1) == "" {
+		return err
+	}
+	at, name := laneAt{id.Partition(), flowfabric.LaneID(list.str(0))}, list.str(1)
+	got := s.plain(ctx, s.b.Hget().Key(s.laneKey(at, "buckets")).Field(name).Build())[0]
+	if got.err != nil || got.msg.IsNil() {
+		return got.err
+	}
+	descriptor, err := got.msg.ToString()
+	if err != nil {
+		return err
+	}
+	if b, ok := parseBucket(name, descriptor); ok {
+		_, err = s.uncovered(ctx, []bucketAt{{at, b}})
+	}
+	return err
+}
+
+// IssueClaimGrant writes a grant for one named execution.
+func (s *Store) IssueClaimGrant(ctx context.Context, a flowfabric.IssueClaimGrantArgs) (g flowfabric.Grant, err error) {
+	const fn = "ff_issue_claim_grant"
+	if err := rules.ValidateIssueClaimGrant(a); err != nil {
+		return g, err
+	}
+	caps, digest, err := capabilitiesOf(a.Capabilities)
+	if err != nil {
+		return g, err
+	}
+	closed, err := s.disabledLanes(ctx)
+	if err != nil {
+		return g, err
+	}
+	grant := newGrantID()
+	list, err := s.change(ctx, fn, 2, a.ExecutionID, string(a.LaneID), string(a.WorkerID), string(a.WorkerInstanceID), caps, digest, grant,
+		strconv.FormatInt(a.GrantTTLMs, 10), a.RouteSnapshot, a.AdmissionSummary, strings.Join(a.AdmissionRefs, "\n"), issuerLetter(a.IssuedBy), closed)
+	if err != nil {
+		return g, err
+	}
+	return grantOf(operation(fn), a.ExecutionID, a.LaneID, grant, list.ms(0), list.str(1))
+}
+
+func grantOf(op string, id flowfabric.ExecutionID, lane flowfabric.LaneID, grant string, expires flowfabric.Millis, kind string) (flowfabric.Grant, error) {
+	d := decoder{op: op}
+	return flowfabric.Grant{ExecutionID: id, PartitionKey: tagOf(id), GrantID: grant, ExpiresAt: expires, LaneID: lane,
+		Kind: claimKind(&d, "kind", kind)}, d.err
+}
+
+// IssueReclaimGrant aims a grant at one interrupted execution.
+func (s *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaimGrantArgs) (res flowfabric.IssueReclaimGrantResult, err error) {
+	const fn = "ff_issue_reclaim_grant"
+	if err := rules.ValidateIssueReclaimGrant(a); err != nil {
+		return res, err
+	}
+	if err := rules.ValidateExecutionID(a.ExecutionID, s.parts); err != nil {
+		return res, err
+	}
+	if a.Capabilities == nil {
+		if a.Capabilities, err = s.capabilitiesFor(ctx, a.ExecutionID, a.WorkerInstanceID); err != nil {
+			return res, err
+		}
+	}
+	caps, digest, err := capabilitiesOf(a.Capabilities)
+	if err != nil {
+		return res, err
+	}
+	closed, err := s.disabledLanes(ctx)
+	if err != nil {
+		return res, err
+	}
+	grant := newGrantID()
+	list, err := s.change(ctx, fn, 2, a.ExecutionID, string(a.LaneID), string(a.WorkerID), string(a.WorkerInstanceID), caps, digest, grant,
+		strconv.FormatInt(a.GrantTTLMs, 10), closed)
+	if err != nil {
+		return res, err
+	}
+	switch list.str(0) {
+	case "g":
+		g, err := grantOf(operation(fn), a.ExecutionID, a.LaneID, grant, list.ms(1), list.str(2))
+		return flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimGranted, Grant: &g}, err
+	case "n":
+		return flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimNotReclaimable, Detail: list.str(1)}, nil
+	case "m":
+		s.settled(a.ExecutionID)
+		return flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimCapExceeded, ReclaimCount: uint32(list.int(1)),
+			MaxReclaimCount: uint32(list.int(2))}, nil
+	}
+	return res, badAnswer(fn)
+}
+
+// capabilitiesFor are those of an instance's live registration in the namespace of
+// an execution.
+func (s *Store) capabilitiesFor(ctx context.Context, id flowfabric.ExecutionID, instance flowfabric.WorkerInstanceID) ([]string, error) {
+	list, err := s.fields(ctx, id, "namespace")
+	if err != nil {
+		return nil, err
+	}
+	ns := list.str(0)
+	switch ns {
+	case "":
+		return nil, notFound(id)
+	case inText:
+		got := s.plain(ctx, s.b.Hget().Key(execKey(id, "text")).Field("namespace").Build())[0]
+		if got.err != nil {
+			return nil, got.err
+		}
+		if ns, err = got.msg.ToString(); err != nil {
+			return nil, corrupt("issue_reclaim_grant", "namespace", "missing in the text hash")
+		}
+	}
+	return s.registeredCapabilities(ctx, flowfabric.Namespace(ns), instance)
+}
+
+// ReleaseGrant ends an unused grant at once.
+func (s *Store) ReleaseGrant(ctx context.Context, a flowfabric.ReleaseGrantArgs) (bool, error) {
+	if err := rules.ValidateReleaseGrant(a); err != nil {
+		return false, err
+	}
+	list, err := s.change(ctx, "ff_release_grant", 1, a.ExecutionID, a.GrantID, string(a.WorkerID))
+	if flowfabric.CodeOf(err) == flowfabric.CodeExecutionNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return list.str(0) == "1", nil
+}
