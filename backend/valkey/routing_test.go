@@ -237,8 +237,10 @@ func TestLaneComesIntoBeingOnce(t *testing.T) {
 }
 
 func TestStrictLanes(t *testing.T) {
-	r := openRouted(t, func(c *Config) { c.StrictLanes = true })
-	_, _, err := r.lane(r.ctx, "a")
+	r := openRouted(t, func(c *Config) { c.StrictLanes, c.Lanes = true, []flowfabric.LaneID{"configured"} })
+	_, _, err := r.lane(r.ctx, "configured")
+	r.ok(err)
+	_, _, err = r.lane(r.ctx, "a")
 	r.code(err, flowfabric.CodeLaneNotFound)
 	_, err = r.SetLaneState(r.ctx, flowfabric.SetLaneStateArgs{LaneID: "a", State: flowfabric.LanePaused})
 	r.code(err, flowfabric.CodeLaneNotFound)

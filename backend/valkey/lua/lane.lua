@@ -205,7 +205,7 @@ end)
 redis.register_function{ function_name = 'ff_count_lanes', flags = { 'no-writes' }, callback = function(keys, a)
   local tag = enter(keys)
   local due = 'ff:idx:' .. tag .. ':due'
-  local cursor, members, step = '0', {}, 1
+  local cursor, step, members = '0', 1
   if a[1] == '0' and redis.call('ZCARD', due) <= 1000 then
     members = redis.call('ZRANGE', due, 0, -1)
   else
