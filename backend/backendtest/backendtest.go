@@ -64,8 +64,9 @@ type Opener func(t *testing.T) Harness
 // Clock is a store clock that only moves when told to. It is safe for concurrent
 // use.
 type Clock struct {
-	mu  sync.Mutex
-	now flowfabric.Millis
+	mu     sync.Mutex
+	now    flowfabric.Millis
+	follow func(flowfabric.Millis)
 }
 
 // NewClock returns a clock that stands at a fixed instant in the past.
@@ -86,6 +87,18 @@ func (c *Clock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now += flowfabric.Millis(d.Milliseconds())
+	if c.follow != nil {
+		c.follow(c.now)
+	}
+}
+
+// Follow calls set with the instant at which the clock stands, now and at every
+// move: for a store whose clock is elsewhere.
+func (c *Clock) Follow(set func(now flowfabric.Millis)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.follow = set
+	set(c.now)
 }
 
 // Run runs every scenario of the suite, each on a deployment of its own.

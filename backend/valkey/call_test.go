@@ -243,7 +243,7 @@ func TestDurability(t *testing.T) {
 	cfg := testConfig(srv.Addr())
 	cfg.Durability = Durability{Mode: DurabilityReplicated, Timeout: 20 * time.Millisecond}
 	async := openTest(t, testConfig(srv.Addr()))
-	if got := number(t, async, "ff_test_count", "{fp:1}", "1"); got != 1 {
+	if got := firstNumber(t, async, "ff_test_count", "{fp:1}", "1"); got != 1 {
 		t.Fatal(got)
 	}
 	s := openTest(t, cfg)
@@ -266,7 +266,7 @@ func TestDurability(t *testing.T) {
 	replica.Must("REPLICAOF", host, port)
 	cfg.Durability.Timeout = 20 * time.Second
 	confirmed := openTest(t, cfg)
-	if got := number(t, confirmed, "ff_test_count", "{fp:1}", "1"); got != 3 {
+	if got := firstNumber(t, confirmed, "ff_test_count", "{fp:1}", "1"); got != 3 {
 		t.Errorf("count %d", got)
 	}
 	if got := replica.Must("GET", "ff:count:{fp:1}"); got != "3" {
@@ -274,7 +274,7 @@ func TestDurability(t *testing.T) {
 	}
 	cfg.Durability = Durability{Mode: DurabilityFsync}
 	disk := openTest(t, cfg)
-	if got := number(t, disk, "ff_test_count", "{fp:1}", "1"); got != 4 {
+	if got := firstNumber(t, disk, "ff_test_count", "{fp:1}", "1"); got != 4 {
 		t.Errorf("count %d", got)
 	}
 }
