@@ -2,16 +2,11 @@ package valkey
 
 import (
 	"container/heap"
-	"math"
 	"sync"
 	"time"
 
 	"github.com/flowfabric/flowfabric"
 )
-
-// unsureScore is the score of a head that is known to be there, but not where it
-// stands: it is looked at first.
-const unsureScore = math.MinInt64
 
 // ready is what a process knows of the offered work: for each bucket of a lane
 // the partitions that have members, the best first. It is fed by notices and by
@@ -209,7 +204,10 @@ func (r *ready) visited(lane flowfabric.LaneID, part uint16, since uint32, names
 		switch {
 		case h == nil && !left:
 		case stale:
-			b.set(part, unsureScore, 1)
+			if l.looked[part] {
+				l.looked[part] = false
+				l.unknown++
+			}
 		case !left:
 			b.remove(part)
 		case h == nil && len(names) > 1:

@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"hash/fnv"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,6 +86,9 @@ func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidate
 	}
 	c.ttl = strconv.FormatInt(ttl, 10)
 	if err := c.open(ctx); err != nil {
+		return flowfabric.ClaimCandidatesResult{}, err
+	}
+	if err := s.lapseGrants(ctx); err != nil {
 		return flowfabric.ClaimCandidatesResult{}, err
 	}
 	err := c.run(ctx)
@@ -232,9 +235,6 @@ func best(h headHeap, n int) []*readyHead {
 // priorityOf reads the priority out of an order key. No execution waits for 15
 // years.
 func (c *claim) priorityOf(score int64) int64 {
-	if score == unsureScore {
-		return math.MaxInt32
-	}
 	return min(max((int64(c.s.Now())-score+priorityStep/2)/priorityStep, 0), flowfabric.MaxPriority)
 }
 
@@ -307,9 +307,6 @@ func (c *claim) shareOut(groups []claimGroup) []int {
 		priority := c.priorityOf(best.score)
 		heads[i] = flowfabric.Candidate{LaneID: groups[i].lane.id, Namespace: groups[i].visible,
 			Priority: int32(min(priority, flowfabric.MaxPriority)), CreatedAt: flowfabric.Millis(best.score + priority*priorityStep)}
-		if best.score == unsureScore {
-			heads[i].CreatedAt = 0
-		}
 	}
 	for range want {
 		i := c.a.Picker.Pick(heads)
@@ -339,7 +336,7 @@ func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claim
 			break
 		}
 		n := min(share, h.count)
-		last := i+1 == len(g.heads) || c.priorityOf(g.heads[i+1].score) < top || h.score == unsureScore
+		last := i+1 == len(g.heads) || c.priorityOf(g.heads[i+1].score) < top
 		if last {
 			n = share
 		}
@@ -349,10 +346,7 @@ func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claim
 		}
 		bound := ""
 		if next > 0 {
-			bound = c.boundFor(min(next, flowfabric.MaxPriority))
-			if h.score != unsureScore {
-				bound = c.boundFor(min(next, top))
-			}
+			bound = c.boundFor(min(next, top))
 		}
 		plans = append(plans, visitPlan{group: g, head: h, n: n, bound: bound})
 		share -= n
@@ -467,7 +461,83 @@ func (c *claim) keep(p *visitPlan, msg *vk.ValkeyMessage) (slotUse, error) {
 	g := flowfabric.Grant{ExecutionID: flowfabric.ExecutionID(tag + ":" + f.str(0)), PartitionKey: tag, GrantID: f.str(1),
 		ExpiresAt: f.ms(2), LaneID: p.group.lane.id, Kind: claimKind(&d, "grant", f.str(3))}
 	c.res.Grants = append(c.res.Grants, g)
+	c.s.granted.note(p.head.part, g.ExpiresAt)
 	return slotUse{id: g.ExecutionID, holder: g.GrantID, lapsesAt: g.ExpiresAt}, nil
+}
+
+// grantsOut remembers by partition when the first grant lapses that this process
+// has issued and nobody has acted upon, as far as is known.
+type grantsOut struct {
+	mu     sync.Mutex
+	byPart map[uint16]flowfabric.Millis
+	first  atomic.Int64
+}
+
+func (g *grantsOut) note(part uint16, expires flowfabric.Millis) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.byPart == nil {
+		g.byPart = make(map[uint16]flowfabric.Millis)
+	}
+	if at, ok := g.byPart[part]; !ok || expires < at {
+		g.byPart[part] = expires
+	}
+	if at := g.first.Load(); at == 0 || int64(expires) < at {
+		g.first.Store(int64(expires))
+	}
+}
+
+// due takes out the partitions whose first grant has lapsed at now.
+func (g *grantsOut) due(now flowfabric.Millis) []uint16 {
+	if at := g.first.Load(); at == 0 || flowfabric.Millis(at) > now {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var parts []uint16
+	first := flowfabric.Millis(0)
+	for part, at := range g.byPart {
+		switch {
+		case at <= now:
+			parts = append(parts, part)
+			delete(g.byPart, part)
+		case first == 0 || at < first:
+			first = at
+		}
+	}
+	g.first.Store(int64(first))
+	return parts
+}
+
+// lapseGrants acts on the lapsed grants of this process before a claim chooses, so
+// that what they hid is offered at its old place.
+func (s *Store) lapseGrants(ctx context.Context) error {
+	parts := s.granted.due(s.Now())
+	if len(parts) == 0 {
+		return nil
+	}
+	reqs := make([]request, len(parts))
+	for i, p := range parts {
+		reqs[i] = request{fn: "ff_lapse_grants", tag: s.tag(p)}
+	}
+	for i, a := range s.calls(ctx, reqs) {
+		if a.err != nil {
+			return a.err
+		}
+		list, err := a.msg.AsStrSlice()
+		if err != nil {
+			return badAnswer("ff_lapse_grants")
+		}
+		for _, line := range list {
+			if ev, ok := readTold(line); ok {
+				for _, lane := range s.ready.asked() {
+					s.ready.unknown(lane, parts[i])
+				}
+				s.emit(ev)
+			}
+		}
+	}
+	return nil
 }
 
 // look asks the partitions of which nothing is known: all of them when a lane is

@@ -191,6 +191,7 @@ type Store struct {
 	ready   ready   // where work is
 	scans   scanCursor
 	ticks   cycles
+	granted grantsOut
 	wakes   wakes
 
 	batches  batches

@@ -2,6 +2,7 @@ package valkey
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -378,13 +379,17 @@ func (s *Store) heard(m vk.PubSubMessage) {
 	switch {
 	case strings.HasPrefix(m.Channel, channelWake):
 		part, ok := partitionOf(m.Channel[len(channelWake):])
-		lines := strings.SplitN(m.Message, "\n", 3)
-		if !ok || len(lines) != 3 {
+		lines := strings.Split(m.Message, "\n")
+		if !ok || len(lines) != 4 {
+			return
+		}
+		score, err := strconv.ParseInt(lines[3], 10, 64)
+		if err != nil {
 			return
 		}
 		ev := flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: flowfabric.LaneID(lines[0]),
 			Namespace: flowfabric.Namespace(lines[1]), Required: splitList(lines[2]), Count: 1}
-		s.ready.note(ev.LaneID, part, ev.Namespace, lines[2], unsureScore)
+		s.ready.note(ev.LaneID, part, ev.Namespace, lines[2], score)
 		s.emit(ev)
 	case strings.HasPrefix(m.Channel, channelDone):
 		part, ok := partitionOf(m.Channel[len(channelDone):])

@@ -438,7 +438,7 @@ local function save(r, at)
   move(r, r.was, to)
   append(r)
   if r.offered and to.offered then
-    wake(r.tag, f.lane_id, get(r, 'namespace'), requirement(r))
+    announce(r.tag, f.lane_id, get(r, 'namespace'), requirement(r), to.score)
   end
   if r.settled then
     redis.call('SPUBLISH', 'ff:done:' .. r.tag, r.settled)

@@ -41,23 +41,13 @@ local function candidates(tag, lane, buckets, n, bound)
   return list
 end
 
--- lapse_due acts on what is due in the partition, so that a claimer that finds
--- too little meets no lapsed grant or lease that still hides its execution.
-local function lapse_due(tag, at)
-  local list = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', '-inf', at, 'BYSCORE', 'LIMIT', 0, 20)
-  for i, e in ipairs(list) do
-    tick_one(tag, e, at, (at + i * 0.6180339887) % 1, {}, {})
-  end
-  return #list > 0
-end
-
 -- claim_first claims an execution that has never been claimed, the plain case of
 -- every claim: one read, one write. It returns nil where it is something else.
 local function claim_first(tag, lane, e, c, at)
   local core = exec_key(tag, e, 'core')
-  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts')
+  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts', 'public_state')
   local namespace = v[2]
-  if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' then
+  if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' or v[9] ~= 'waiting' then
     return nil
   end
   local when, ends = S(at), at + c.ttl
@@ -172,7 +162,7 @@ redis.register_function('ff_claim_next', function(keys, a)
       c.more[#c.more + 1] = a[6]
     end
   end
-  local removed, looked = 0, false
+  local removed = 0
   while #out - 3 < n and removed < 100 do
     local want = n - (#out - 3)
     local list = candidates(tag, lane, buckets, want, bound)
@@ -191,10 +181,7 @@ redis.register_function('ff_claim_next', function(keys, a)
       end
     end
     if #list < want then
-      if looked or not lapse_due(tag, at) then
-        break
-      end
-      looked = true
+      break
     end
   end
   out[2] = S(removed)
@@ -221,7 +208,7 @@ redis.register_function('ff_claim_next', function(keys, a)
 end)
 
 -- peek describes the non-empty buckets of a lane on one partition.
-local function peek(tag, lane, arm, depth, at)
+local function peek(tag, lane, arm, depth)
   local registry = lane_key(tag, lane, 'buckets')
   local flat = redis.call('HGETALL', registry)
   local out = {}
@@ -231,25 +218,20 @@ local function peek(tag, lane, arm, depth, at)
       labels[string.sub(flat[i], 3)] = flat[i + 1]
     end
   end
-  for round = 1, 2 do
-    for i = 1, #flat, 2 do
-      local bk = flat[i]
-      if bk ~= 'v' and string.sub(bk, 2, 2) ~= ':' then
-        local heads = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, depth - 1, 'WITHSCORES')
-        if #heads > 0 then
-          local list = {}
-          for k = 1, #heads, 2 do
-            list[#list + 1] = string.format('%.0f', tonumber(heads[k + 1])) .. ' ' .. heads[k]
-          end
-          out[#out + 1] = bk
-          out[#out + 1] = flat[i + 1]
-          out[#out + 1] = labels[bk] or ''
-          out[#out + 1] = table.concat(list, ',')
+  for i = 1, #flat, 2 do
+    local bk = flat[i]
+    if bk ~= 'v' and string.sub(bk, 2, 2) ~= ':' then
+      local heads = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, depth - 1, 'WITHSCORES')
+      if #heads > 0 then
+        local list = {}
+        for k = 1, #heads, 2 do
+          list[#list + 1] = string.format('%.0f', tonumber(heads[k + 1])) .. ' ' .. heads[k]
         end
+        out[#out + 1] = bk
+        out[#out + 1] = flat[i + 1]
+        out[#out + 1] = labels[bk] or ''
+        out[#out + 1] = table.concat(list, ',')
       end
-    end
-    if #out > 0 or round == 2 or not lapse_due(tag, at) then
-      break
     end
   end
   if arm then
@@ -266,10 +248,9 @@ end
 --      descriptor, its u value and its first members as '<score> <e>' joined by
 --      commas.
 redis.register_function('ff_peek_buckets', function(keys, a)
-  local at = now()
-  local out = { peek(enter(keys), a[1], a[2] == '1', tonumber(a[3]), at) }
+  local out = { peek(enter(keys), a[1], a[2] == '1', tonumber(a[3])) }
   for i = 4, #a do
-    out[#out + 1] = peek(a[i], a[1], a[2] == '1', tonumber(a[3]), at)
+    out[#out + 1] = peek(a[i], a[1], a[2] == '1', tonumber(a[3]))
   end
   return out
 end)

@@ -166,6 +166,27 @@ redis.register_function('ff_tick', function(keys, a)
   return out
 end)
 
+-- ff_lapse_grants
+-- KEYS 1 routing key
+-- ARGV none
+-- Acts on the grants of the partition that have lapsed, and on nothing else that is
+-- due.
+-- Returns what was offered again, as ff_tick tells it.
+redis.register_function('ff_lapse_grants', function(keys)
+  local tag, at = enter(keys), now()
+  local told = {}
+  for _, e in ipairs(redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', '-inf', at, 'BYSCORE', 'LIMIT', 0, 100)) do
+    local r = record_load(tag, e)
+    if r and grant_open(r.f) and not live_grant(r.f, at) then
+      lapse_grant(r, at)
+      if not commit(r, at) then
+        tell(r, told)
+      end
+    end
+  end
+  return told
+end)
+
 -- audit_one puts an execution where its record says and takes it out of
 -- everywhere else. It returns how many entries were wrong.
 local function audit_one(tag, e)
@@ -206,7 +227,7 @@ local function audit_one(tag, e)
   if p.offered and at_el ~= p.score then
     offer(r, p.score)
     wrong = wrong + 1
-    wake(tag, f.lane_id, get(r, 'namespace'), requirement(r))
+    announce(tag, f.lane_id, get(r, 'namespace'), requirement(r), p.score)
   elseif not p.offered and at_el then
     redis.call('ZREM', el, e)
     wrong = wrong + 1
