@@ -72,7 +72,7 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 		}
 		s.pages.note(it.part)
 		if res.PublicState == flowfabric.PublicWaiting {
-			events = s.offered(events, it.part, c)
+			events = s.countOffer(events, it.part, c)
 		}
 	}
 	if len(events) > 0 {
@@ -232,9 +232,9 @@ func (s *Store) created(it *batchItem, p *rules.Prepared) (res flowfabric.Create
 	return res, badAnswer(fnCreate)
 }
 
-// offered notes an execution that may be claimed where this process looks for
+// countOffer notes an execution that may be claimed where this process looks for
 // work, and counts it into the event of its bucket.
-func (s *Store) offered(events []flowfabric.WakeEvent, part uint16, c *creation) []flowfabric.WakeEvent {
+func (s *Store) countOffer(events []flowfabric.WakeEvent, part uint16, c *creation) []flowfabric.WakeEvent {
 	x := &c.prepared.State.Exec
 	s.ready.note(x.LaneID, part, x.Namespace, c.caps, int64(s.Now())-int64(x.Priority)*priorityStep)
 	for i := range events {

@@ -41,14 +41,21 @@ local function candidates(tag, lane, buckets, n, bound)
   return list
 end
 
--- lapse_due acts on what is due in the partition, so that a claimer that finds
--- too little meets no lapsed grant or lease that still hides its execution.
+-- lapse_due acts on the grants that have lapsed in the partition, so that a
+-- claimer that finds too little meets none that still hides its execution. All
+-- else that is due waits for the tick.
 local function lapse_due(tag, at)
   local list = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', '-inf', at, 'BYSCORE', 'LIMIT', 0, 20)
-  for i, e in ipairs(list) do
-    tick_one(tag, e, at, (at + i * 0.6180339887) % 1, {}, {})
+  local met = false
+  for _, e in ipairs(list) do
+    local grant = redis.call('HGET', exec_key(tag, e, 'core'), 'grant')
+    local r = grant and record_load(tag, e)
+    if r and grant_open(r.f) and not live_grant(r.f, at) then
+      lapse_grant(r, at)
+      met = commit(r, at) == nil or met
+    end
   end
-  return #list > 0
+  return met
 end
 
 -- claim_first claims an execution that has never been claimed, the plain case of
