@@ -25,7 +25,7 @@ lint: ## formatting, vet and static analysis, of Go and of Valkey's Lua
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	@scripts/install-test-deps
-	@set -- backend/valkey/lua/*.lua; [ ! -e "$$1" ] || luacheck -q --config backend/valkey/lua/.luacheckrc "$$@"
+	@scripts/lint-lua
 
 bench: build ## the figures of the README: lifecycles on the embedded store and over HTTP
 	scripts/bench

@@ -42,6 +42,9 @@ func launch(path, dir string, o Options, cluster bool) (*instance, error) {
 	for attempt := 1; ; attempt++ {
 		err := n.takePorts()
 		if err == nil {
+			err = os.WriteFile(n.configPath(), configuration(n.args()), 0o600)
+		}
+		if err == nil {
 			err = n.start()
 		}
 		if err == nil {
@@ -79,6 +82,8 @@ func (n *instance) living() bool {
 
 func (n *instance) logPath() string { return filepath.Join(n.dir, "server.log") }
 
+func (n *instance) configPath() string { return filepath.Join(n.dir, "valkey.conf") }
+
 func (n *instance) log() string {
 	text, err := os.ReadFile(n.logPath())
 	if err != nil {
@@ -103,7 +108,7 @@ func (n *instance) start() error {
 	if err != nil {
 		return err
 	}
-	p, err := spawn(n.path, n.args(), n.dir, output)
+	p, err := spawn(n.path, []string{n.configPath()}, n.dir, output)
 	if err != nil {
 		return err
 	}
@@ -192,6 +197,29 @@ func (n *instance) args() []string {
 		args = append(args, "--masteruser", user, "--masterauth", password)
 	}
 	return append(args, o.Args...)
+}
+
+// configuration writes directives as a file has them, where values may contain
+// whatever they like, which on a command line depends on the server's version.
+func configuration(args []string) []byte {
+	var b bytes.Buffer
+	for _, arg := range args {
+		if name, ok := strings.CutPrefix(arg, "--"); ok {
+			fmt.Fprintf(&b, "\n%s", name)
+			continue
+		}
+		b.WriteString(` "`)
+		for _, c := range []byte(arg) {
+			if c < ' ' || c > '~' || c == '"' || c == '\\' {
+				fmt.Fprintf(&b, `\x%02x`, c)
+				continue
+			}
+			b.WriteByte(c)
+		}
+		b.WriteByte('"')
+	}
+	b.WriteByte('\n')
+	return b.Bytes()
 }
 
 // dial opens a connection with every permission.

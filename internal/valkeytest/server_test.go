@@ -153,7 +153,7 @@ func TestLogins(t *testing.T) {
 	t.Parallel()
 	authority := NewTLS(t)
 	for name, o := range map[string]Options{
-		"password": {Password: "a b\"c"},
+		"password": {Password: "a b\"c\\d'ü"},
 		"users":    {Users: []string{"default off", "alice on >secret ~ff:* +@all -@dangerous"}},
 		"TLS":      {TLS: authority, Password: "x"},
 	} {

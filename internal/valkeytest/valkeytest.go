@@ -38,6 +38,7 @@ var ErrNotInstalled = errors.New("valkey-server is not installed: run scripts/in
 // IgnoreAnyFunction takes.
 var LateGoroutines = []string{
 	"github.com/valkey-io/valkey-go.(*call).DelayDo.func1",
+	"github.com/valkey-io/valkey-go.(*clusterClient)._refresh.func2",
 	"github.com/valkey-io/valkey-go.(*clusterClient).redirectOrNew.func1",
 }
 
