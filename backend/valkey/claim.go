@@ -319,5 +319,6 @@ func (s *Store) ReleaseGrant(ctx context.Context, a flowfabric.ReleaseGrantArgs)
 	if err != nil {
 		return false, err
 	}
+	s.offered(a.ExecutionID, list.str(1))
 	return list.str(0) == "1", nil
 }

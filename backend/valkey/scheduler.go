@@ -586,7 +586,7 @@ func (s *Store) lapseGrants(ctx context.Context) error {
 	for i, p := range parts {
 		reqs[i] = request{fn: "ff_lapse_grants", tag: s.tag(p)}
 	}
-	for i, a := range s.calls(ctx, reqs) {
+	for _, a := range s.calls(ctx, reqs) {
 		if a.err != nil {
 			return a.err
 		}
@@ -595,10 +595,7 @@ func (s *Store) lapseGrants(ctx context.Context) error {
 			return badAnswer("ff_lapse_grants")
 		}
 		for _, line := range list {
-			if ev, ok := readTold(line); ok {
-				for _, lane := range s.ready.asked() {
-					s.ready.unknown(lane, parts[i])
-				}
+			if ev, ok := s.readTold(line); ok {
 				s.emit(ev)
 			}
 		}
