@@ -334,7 +334,7 @@ local function block_members(tag, lane, limit, at)
 end
 
 -- unblock_members offers again what a disabled lane has blocked.
-local function unblock_members(tag, lane, limit, at)
+local function unblock_members(tag, lane, limit, at, offers)
   local moved = 0
   local key = lane_key(tag, lane, 'blocked:lane_state')
   for _, e in ipairs(redis.call('ZRANGE', key, 0, limit - 1)) do
@@ -343,6 +343,7 @@ local function unblock_members(tag, lane, limit, at)
       make_eligible(r)
       if commit(r, at) == nil then
         moved = moved + 1
+        offers[#offers + 1] = r.offer
       end
     elseif r or string.sub(refused, 1, 20) == '!execution_not_found' then
       redis.call('ZREM', key, e)
@@ -354,12 +355,14 @@ end
 -- ff_sweep_lane
 -- KEYS 1 routing key
 -- ARGV lane, '1' when it is disabled, limit
--- Returns {how many members were moved}.
+-- Returns {how many members were moved, then the offers that made}.
 redis.register_function('ff_sweep_lane', function(keys, a)
   local tag = enter(keys)
   local at = now()
   local sweep = a[2] == '1' and block_members or unblock_members
-  return { S(sweep(tag, a[1], tonumber(a[3]), at)) }
+  local out = { '' }
+  out[1] = S(sweep(tag, a[1], tonumber(a[3]), at, out))
+  return out
 end)
 
 -- Slots of max_concurrency: members of ff:lane:<lane>:slots, score = instant at
