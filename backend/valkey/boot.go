@@ -77,6 +77,9 @@ func (s *Store) bootServer(ctx context.Context) error {
 	if err := s.DeclareLanes(ctx, s.cfg.Lanes); err != nil {
 		return err
 	}
+	if !s.sharesDuties() {
+		return nil
+	}
 	return s.join(ctx)
 }
 

@@ -249,6 +249,10 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
+// Validate reports the first field that Open would refuse, as invalid_input. It
+// reads the files of certificates, and connects to nothing.
+func (c Config) Validate() error { return c.complete() }
+
 // complete checks a Config and fills in the defaults.
 func (c *Config) complete() error {
 	if len(c.Addrs) == 0 {
