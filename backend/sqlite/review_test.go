@@ -298,3 +298,35 @@ func TestBadRegistration(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// An input that is gone stops nobody else's task: its execution is held for an
+// operator, and the batch brings the others.
+func TestClaimWithoutInput(t *testing.T) {
+	b := quiet(t, "", backendtest.NewClock())
+	bad, good := created(t, b), created(t, b, func(a *flowfabric.CreateExecutionArgs) { a.Payload = []byte("in") })
+	u := bad.UUID()
+	meddle(t, b, `delete from inputs where xid = (select xid from executions where part = ? and uuid = ?)`, int64(bad.Partition()), u[:])
+	args := flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "w-1", Lanes: []flowfabric.LaneID{"work"}, MaxTasks: 5, LeaseTTLMs: 30_000}
+	res, err := b.ClaimTasks(t.Context(), args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Tasks) != 1 || res.Tasks[0].ExecutionID != good || string(res.Tasks[0].Payload) != "in" {
+		t.Fatalf("tasks %+v, want the one whose input is there", res.Tasks)
+	}
+	x, err := b.GetExecution(t.Context(), bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.OwnershipState != flowfabric.OwnershipLeaseRevoked || !x.ReclaimHold || x.LeaseRevokeReason != "corrupt_record" {
+		t.Errorf("the execution is %s, held %t, revoked for %q", x.OwnershipState, x.ReclaimHold, x.LeaseRevokeReason)
+	}
+	if res, err = b.ClaimTasks(t.Context(), args); err != nil || len(res.Tasks) != 0 {
+		t.Errorf("a second claim: %d tasks, %v", len(res.Tasks), err)
+	}
+	_, err = b.IssueGrantAndClaim(t.Context(), flowfabric.IssueGrantAndClaimArgs{ExecutionID: bad, WorkerID: "w", WorkerInstanceID: "w-1",
+		LeaseTTLMs: 30_000, OperatorOverride: true})
+	if flowfabric.CodeOf(err) != flowfabric.CodeCorruptRecord {
+		t.Errorf("a claim of the execution itself: %v, want corrupt_record", err)
+	}
+}

@@ -25,25 +25,50 @@ type claimed struct {
 }
 
 // payload completes claimed tasks with their inputs, which are written once and
-// cannot go away while the lease is held: so they are read outside the writer.
-func (s *Store) payload(ctx context.Context, list []claimed) ([]flowfabric.ClaimedExecution, error) {
+// cannot go away while the lease is held: so they are read outside the writer. A
+// task whose stored input does not decode is left out, and its lease revoked and
+// held for an operator: nobody could run it. The error is that of the first one,
+// or that of the database, and then no task is returned.
+func (s *Store) payload(ctx context.Context, list []claimed) (out []flowfabric.ClaimedExecution, spoilt, err error) {
 	if len(list) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
-	out := make([]flowfabric.ClaimedExecution, len(list))
-	err := s.db.Read(context.WithoutCancel(ctx), func(c Conn) error {
+	ctx = context.WithoutCancel(ctx)
+	out = make([]flowfabric.ClaimedExecution, 0, len(list))
+	var bad []flowfabric.ClaimedExecution
+	err = s.db.Read(ctx, func(c Conn) error {
+		out, bad, spoilt = out[:0], bad[:0], nil
 		for i := range list {
-			out[i] = list[i].task
-			out[i].Tags = ownTags(out[i].Tags) // the writer keeps the map
+			task := list[i].task
 			encoding, data, err := s.input(c, list[i].xid)
+			if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
+				if bad = append(bad, task); spoilt == nil {
+					spoilt = err
+				}
+				continue
+			}
 			if err != nil {
 				return err
 			}
-			out[i].Payload, out[i].PayloadEncoding = data, encoding
+			task.Tags = ownTags(task.Tags) // the writer keeps the map
+			task.Payload, task.PayloadEncoding = data, encoding
+			out = append(out, task)
 		}
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range bad {
+		id := bad[i].ExecutionID
+		s.cfg.Logger.Error("a claimed execution's input does not decode; it is held", "execution_id", id, "error", spoilt)
+		_, err := s.RevokeLease(ctx, flowfabric.RevokeLeaseArgs{ExecutionID: id, ExpectedLeaseID: bad[i].Fence.LeaseID,
+			Reason: string(flowfabric.CodeCorruptRecord), RevokedBy: "backend", Hold: true})
+		if err != nil {
+			s.cfg.Logger.Warn("its lease is left to expire", "execution_id", id, "error", err)
+		}
+	}
+	return out, spoilt, nil
 }
 
 // ownTags is a map that the caller may change, never nil.
@@ -88,7 +113,10 @@ func (s *Store) claimOne(ctx context.Context, id flowfabric.ExecutionID, check f
 	if err != nil {
 		return flowfabric.ClaimedExecution{}, err
 	}
-	tasks, err := s.payload(ctx, []claimed{got})
+	tasks, spoilt, err := s.payload(ctx, []claimed{got})
+	if err == nil {
+		err = spoilt
+	}
 	if err != nil {
 		return flowfabric.ClaimedExecution{}, err
 	}

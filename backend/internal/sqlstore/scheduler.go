@@ -56,8 +56,13 @@ func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidate
 	if err != nil {
 		return flowfabric.ClaimCandidatesResult{}, err
 	}
-	res.Tasks, err = s.payload(ctx, list)
-	return res, err
+	var spoilt error
+	res.Tasks, spoilt, err = s.payload(ctx, list)
+	if err != nil {
+		return flowfabric.ClaimCandidatesResult{}, err
+	}
+	res.More = res.More || spoilt != nil
+	return res, nil
 }
 
 // sources collects what the worker can take from, in the lanes that yield
