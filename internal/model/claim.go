@@ -149,9 +149,8 @@ func (m *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaim
 		if a.Capabilities == nil {
 			in.Capabilities = m.registered(st.Exec.Namespace, a.WorkerInstanceID, now)
 		}
-		if m.laneOpen(st.Exec.LaneID) != nil {
-			return flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimNotReclaimable,
-				Detail: "admission_denied: lane " + string(st.Exec.LaneID) + " is disabled"}, rules.Effects{}, nil
+		if closed := m.laneOpen(st.Exec.LaneID); closed != nil {
+			return rules.DenyReclaimGrant(st, in, flowfabric.AsError(closed).Message, now)
 		}
 		return rules.IssueReclaimGrant(st, in, now)
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"fmt"
 	"maps"
 
 	"github.com/flowfabric/flowfabric"
@@ -105,7 +104,13 @@ func (s *Store) claimOne(ctx context.Context, id flowfabric.ExecutionID, check f
 		if !fx.Changed {
 			return nil
 		}
-		return tx.save(r, &fx)
+		if err := tx.save(r, &fx); err != nil {
+			return err
+		}
+		if refused == nil {
+			s.warnReclaims(&c.Task)
+		}
+		return nil
 	})
 	if err == nil {
 		err = refused
@@ -121,6 +126,15 @@ func (s *Store) claimOne(ctx context.Context, id flowfabric.ExecutionID, check f
 		return flowfabric.ClaimedExecution{}, err
 	}
 	return tasks[0], nil
+}
+
+// warnReclaims logs a warning at every hundredth reclaim of an execution.
+// (Specification 02, section 5.5.)
+func (s *Store) warnReclaims(t *flowfabric.ClaimedExecution) {
+	if t.ClaimKind == flowfabric.ClaimReclaim && t.LeaseReclaimCount%100 == 0 {
+		s.cfg.Logger.Warn("an execution has been reclaimed many times", "execution_id", t.ExecutionID,
+			"execution_kind", t.Kind, "lane_id", t.LaneID, "lease_reclaim_count", t.LeaseReclaimCount)
+	}
 }
 
 // ClaimGranted consumes a grant.
@@ -240,10 +254,9 @@ func (s *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaim
 		if a.Capabilities == nil {
 			in.Capabilities = s.registeredCapabilities(st.Exec.Namespace, a.WorkerInstanceID, tx.Now)
 		}
-		if err := s.laneOpen(st.Exec.LaneID); err != nil {
-			res = flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimNotReclaimable,
-				Detail: fmt.Sprintf("admission_denied: lane %s is disabled", st.Exec.LaneID)}
-			return fx, nil
+		if closed := s.laneOpen(st.Exec.LaneID); closed != nil {
+			res, fx, err = rules.DenyReclaimGrant(st, in, flowfabric.AsError(closed).Message, tx.Now)
+			return fx, err
 		}
 		res, fx, err = rules.IssueReclaimGrant(st, in, tx.Now)
 		return fx, err
@@ -265,9 +278,6 @@ func (s *Store) ReleaseGrant(ctx context.Context, a flowfabric.ReleaseGrantArgs)
 	}
 	return released, err
 }
-
-var qListOffered = &Query{`select part, uuid, prio_key, id_rank from executions where bucket = ? and offered = 1
-	order by prio_key, id_rank, uuid limit ?`}
 
 // ListEligible returns candidates in claim order.
 func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs) ([]flowfabric.ExecutionID, error) {
@@ -310,14 +320,10 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 		}
 	}
 	s.bucketMu.RUnlock()
-	type entry struct {
-		key headKey
-		id  flowfabric.ExecutionID
-	}
-	var best []entry
+	var best []headKey
 	err = s.db.Read(ctx, func(c Conn) error {
 		for _, b := range covered {
-			q := c.Stmt(qListOffered)
+			q := c.Stmt(qBucketWindow)
 			q.Int(b.id)
 			q.Int(int64(flowfabric.MaxListExamined))
 			for n := 0; n < limit; {
@@ -328,13 +334,13 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 				if !ok {
 					break
 				}
-				k := rowKey{part: uint16(q.ColInt(0))}
-				copy(k.uuid[:], q.ColBlob(1, nil))
-				if !inWindow(k.part) {
+				k := headKey{prio: q.ColInt(0), rank: q.ColInt(1)}
+				if !inWindow(partOfRank(k.rank)) {
 					continue
 				}
 				n++
-				best = append(best, entry{headKey{q.ColInt(2), q.ColInt(3), k.uuid}, executionID(k)})
+				q.ColBlob(2, k.uuid[:0])
+				best = append(best, k)
 			}
 			q.Stop()
 		}
@@ -343,10 +349,10 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	if err != nil {
 		return nil, err
 	}
-	sortBy(best, func(x, y entry) bool { return x.key.less(y.key) })
+	sortBy(best, headKey.less)
 	ids := make([]flowfabric.ExecutionID, 0, min(limit, len(best)))
 	for i := 0; i < len(best) && i < limit; i++ {
-		ids = append(ids, best[i].id)
+		ids = append(ids, executionID(best[i].rowKey()))
 	}
 	return ids, nil
 }

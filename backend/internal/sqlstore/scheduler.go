@@ -256,6 +256,7 @@ func (tx *Tx) takeOne(a *flowfabric.ClaimCandidatesArgs, r *row, hash string, re
 		}
 	}
 	if refused == nil {
+		tx.s.warnReclaims(&c.Task)
 		*list = append(*list, claimed{r.xid, c.Task})
 	}
 	return refused, nil
