@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"maps"
+	"math"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -304,9 +305,9 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	if disabled {
 		return nil, nil
 	}
-	count := s.parts.NumFlowPartitions
+	count, read := s.parts.NumFlowPartitions, int64(limit)
 	if a.Partitions > 0 && a.Partitions < count {
-		count = a.Partitions
+		count, read = a.Partitions, math.MaxInt64 // until there are enough of the window
 	}
 	inWindow := func(part uint16) bool {
 		d := (int(part) - int(a.FirstPartition) + s.parts.NumFlowPartitions) % s.parts.NumFlowPartitions
@@ -325,7 +326,7 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 		for _, b := range covered {
 			q := c.Stmt(qBucketWindow)
 			q.Int(b.id)
-			q.Int(int64(flowfabric.MaxListExamined))
+			q.Int(read)
 			for n := 0; n < limit; {
 				ok, err := q.Next()
 				if err != nil {
