@@ -86,7 +86,7 @@ func (m *Store) IssueGrantAndClaim(ctx context.Context, a flowfabric.IssueGrantA
 	}
 	mint(&in)
 	return m.claim(ctx, a.ExecutionID, func(e *entry, now flowfabric.Millis) (c rules.Claimed, fx rules.Effects, err error) {
-		if !in.OperatorOverride && !rules.RepeatsClaim(e.st, &in) {
+		if !rules.RepeatsClaim(e.st, &in) {
 			if err := m.laneOpen(e.st.Exec.LaneID); err != nil {
 				return c, fx, err
 			}

@@ -327,7 +327,9 @@ func (s *Store) endWorker(ctx context.Context, a flowfabric.MarkWorkerDeadArgs, 
 		if w == nil {
 			return nil
 		}
-		marked = tx.Now < w.ExpiresAt
+		if marked = tx.Now < w.ExpiresAt; !marked { // absent already: this only sweeps it
+			return tx.dropWorker(k, "ttl_swept", "")
+		}
 		return tx.dropWorker(k, kind, a.Reason)
 	})
 	res.Marked = marked
