@@ -339,11 +339,26 @@ func TestNamespaceLimits(t *testing.T) {
 	if len(batch.Items) != 2 || batch.Items[0].Problem == nil || batch.Items[0].Problem.Code != "namespace_forbidden" || batch.Items[1].Outcome != "created" {
 		t.Errorf("batch %v", batch)
 	}
+	// An id given or a key bound elsewhere leads to no foreign execution either.
+	again := spec.with(fields{"namespace": "a", "execution_id": foreign, "idempotency_key": "mine"})
+	tenant.call("POST", "/v1/executions", again).problem(404, flowfabric.CodeExecutionNotFound)
+	tenant.call("POST", "/v1/executions?wait_ms=1", again).problem(404, flowfabric.CodeExecutionNotFound)
+	tenant.call("POST", "/v1/executions/batch", fields{"executions": []fields{again}}).want(200).decode(&batch)
+	if len(batch.Items) != 1 || batch.Items[0].Problem == nil || batch.Items[0].Problem.Code != "execution_not_found" {
+		t.Errorf("batch of a foreign id: %v", batch)
+	}
+	if got := tenant.call("POST", "/v1/executions", spec.with(fields{"namespace": "a", "idempotency_key": "mine"})).want(201).text("execution_id"); got == foreign {
+		t.Error("the refused creates bound their key")
+	}
+	f.call("POST", "/v1/executions", spec.with(fields{"namespace": "a", "execution_id": foreign, "idempotency_key": "theirs"})).want(200)
+	bound := spec.with(fields{"namespace": "a", "idempotency_key": "theirs"})
+	tenant.call("POST", "/v1/executions", bound).problem(404, flowfabric.CodeExecutionNotFound)
+	tenant.call("POST", "/v1/executions?wait_ms=1", bound).problem(404, flowfabric.CodeExecutionNotFound)
 	held := f.claim(10, fields{"namespace": "b", "worker_instance_id": "w-9"})
 	var done struct {
 		Items []struct{ Problem *struct{ Code string } }
 	}
-	tenant.call("POST", "/v1/workers/w/completions", fields{"items": []fields{{"execution_id": foreign, "fence": held[0].Fence}}}).want(200).decode(&done)
+	tenant.call("POST", "/v1/workers/w/completions", fields{"items": []fields{{"execution_id": foreign, "attempt_index": 0, "fence": held[0].Fence}}}).want(200).decode(&done)
 	if done.Items[0].Problem == nil || done.Items[0].Problem.Code != "execution_not_found" {
 		t.Errorf("completion %v", done)
 	}

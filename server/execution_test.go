@@ -394,6 +394,34 @@ func TestBatchedCreate(t *testing.T) {
 		got.Items[1].Problem == nil || got.Items[1].Problem.Code != "invalid_input" {
 		t.Errorf("batch %s", a.body)
 	}
+	// A fault of one item's values leaves the others alone; one of the document's
+	// form refuses all.
+	a = f.call("POST", "/v1/executions/batch", fields{"executions": []fields{spec.with(fields{"priority": 1.5}), spec, {"lane_id": "main"}}}, "X-Request-Id", "r-7").want(200)
+	var faulty struct {
+		Items []struct {
+			Outcome string
+			Problem *struct {
+				Code, Instance string
+				Status         int
+				RequestID      string `json:"request_id"`
+				Details        map[string]any
+			}
+		}
+	}
+	a.decode(&faulty)
+	if len(faulty.Items) != 3 || faulty.Items[1].Outcome != "created" {
+		t.Fatalf("batch with faulty items %s", a.body)
+	}
+	for i, field := range map[int]string{0: "priority", 2: "namespace"} {
+		p := faulty.Items[i].Problem
+		if p == nil || p.Code != "invalid_input" || p.Status != 400 || p.Details["field"] != field || p.RequestID != "r-7" || p.Instance != "/v1/executions/batch" {
+			t.Errorf("item %d of %s", i, a.body)
+		}
+	}
+	p := f.call("POST", "/v1/executions/batch", fields{"executions": []fields{spec, spec.with(fields{"now": 1})}}).problem(400, flowfabric.CodeInvalidInput)
+	if details, _ := p["details"].(map[string]any); details["field"] != "executions[1].now" {
+		t.Errorf("an unknown field is told as %v", p)
+	}
 	f.call("POST", "/v1/executions/batch", fields{"executions": []fields{}}).problem(400, flowfabric.CodeInvalidInput)
 	many := make([]fields, 101)
 	for i := range many {
