@@ -324,7 +324,7 @@ func TestResultsRoundTrip(t *testing.T) {
 		same(t, "mark dead", mark, answered(t, wire.NewRemoveWorkerResponse(mark)).Result(), nil)
 	}
 	lane := full[flowfabric.SetLaneStateResult]()
-	same(t, "lane state", lane, answered(t, wire.NewSetLaneStateResponse(lane)).Result(), nil)
+	same(t, "lane state", lane, answered(t, wire.NewSetLaneStateResponse(lane, flowfabric.LaneStatus{})).Result(), nil)
 	attempt := full[flowfabric.Attempt]()
 	same(t, "attempt", attempt, answered(t, wire.NewAttempt(attempt)).Record(), nil)
 	event := full[flowfabric.Event]()
@@ -381,6 +381,7 @@ func TestArgsRefuse(t *testing.T) {
 		"attempt of another":      {second(wire.RenewRequest{AttemptRef: wire.AttemptRef{ExecutionRef: wire.ExecutionRef{ExecutionID: &other}}}.Args(id, 6)), flowfabric.CodeIDMismatch},
 		"another grant":           {second(wire.ClaimExecutionRequest{Grant: wire.GrantRef{ExecutionID: &other}}.Args(id)), flowfabric.CodeIDMismatch},
 		"another partition":       {second(wire.ClaimExecutionRequest{Grant: wire.GrantRef{PartitionKey: &key}}.Args(id)), flowfabric.CodeInvalidPartitionKey},
+		"a grant of no kind":      {second(wire.ClaimExecutionRequest{Grant: wire.GrantRef{Kind: ptr(flowfabric.ClaimKind("zz"))}}.Args(id)), flowfabric.CodeInvalidInput},
 		"another lane":            {second(wire.UpdateLaneRequest{LaneRef: wire.LaneRef{LaneID: &lane}}.Args("a")), flowfabric.CodeIDMismatch},
 		"another worker":          {third(wire.RenewalsRequest{WorkerID: &worker}.Args("w")), flowfabric.CodeIDMismatch},
 		"another worker complete": {third(wire.CompletionsRequest{WorkerID: &worker}.Args("w")), flowfabric.CodeIDMismatch},
