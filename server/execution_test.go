@@ -430,6 +430,23 @@ func TestBatchedCreate(t *testing.T) {
 	f.call("POST", "/v1/executions/batch", fields{"executions": many}).problem(400, flowfabric.CodeBatchTooLarge)
 }
 
+// TestOperatorsFailureCountsItsRetry: a retry is counted once, whoever failed the
+// attempt.
+func TestOperatorsFailureCountsItsRetry(t *testing.T) {
+	f := serve(t, server.Config{})
+	id := f.create(fields{"policy": fields{"retry_policy": fields{"backoff": fields{"type": "fixed", "delay_ms": 60_000}}}})
+	if got := f.claim(1, nil); len(got) != 1 {
+		t.Fatalf("claimed %v", got)
+	}
+	if a := f.call("POST", e(id, "/fail"), fields{"reason": "r"}).want(200); a.text("outcome") != "retry_scheduled" {
+		t.Fatalf("failure %s", a.body)
+	}
+	metrics := string(f.call("GET", "/metrics", nil).want(200).body)
+	if !strings.Contains(metrics, `ff_attempt_outcome_total{lane="main",outcome="retry"} 1`) {
+		t.Error("the retry is not counted")
+	}
+}
+
 func TestTags(t *testing.T) {
 	f := serve(t, server.Config{})
 	id := f.create(fields{"tags": fields{"app.name": "x"}})

@@ -142,17 +142,24 @@ func updateProgress(b flowfabric.Backend, ctx context.Context, args flowfabric.U
 	return none{}, b.UpdateProgress(ctx, args)
 }
 
-// failAttempt is onAttempt for a failure; a scheduled retry is counted under the
-// execution's lane.
+// failAttempt is onAttempt for a failure.
 func failAttempt(c *call) error {
-	e := onAttempt[wire.FailRequest](func(b flowfabric.Backend, ctx context.Context, args flowfabric.FailExecutionArgs) (flowfabric.FailExecutionResult, error) {
-		r, err := b.FailExecution(ctx, args)
-		if err == nil && r.Outcome == flowfabric.FailRetryScheduled && !r.Replayed {
-			c.countRetry(args.ExecutionID)
-		}
-		return r, err
-	}, plain(wire.NewFailResponse))
-	return e.handle(c)
+	return onAttempt[wire.FailRequest](c.failOne, plain(wire.NewFailResponse)).handle(c)
+}
+
+// failExecution is onExecution for a failure.
+func failExecution(c *call) error {
+	return onExecution[wire.OperatorFailRequest](c.failOne, plain(wire.NewFailResponse)).handle(c)
+}
+
+// failOne fails one attempt; a scheduled retry is counted under the execution's
+// lane.
+func (c *call) failOne(b flowfabric.Backend, ctx context.Context, args flowfabric.FailExecutionArgs) (flowfabric.FailExecutionResult, error) {
+	r, err := b.FailExecution(ctx, args)
+	if err == nil && r.Outcome == flowfabric.FailRetryScheduled && !r.Replayed {
+		c.countRetry(args.ExecutionID)
+	}
+	return r, err
 }
 
 func (c *call) countRetry(id flowfabric.ExecutionID) {

@@ -131,7 +131,7 @@ func executionRoutes() []*route {
 		{
 			id: "fail_execution", method: http.MethodPost, pattern: wire.RouteExecutionFail, scopes: ScopeOperate,
 			summary: "Ends an active execution's attempt as failed, in its worker's stead.", codes: override, variants: failedVariants,
-			endpoint: onExecution[wire.OperatorFailRequest](flowfabric.Backend.FailExecution, plain(wire.NewFailResponse)),
+			endpoint: serves[wire.OperatorFailRequest, wire.FailResponse](failExecution),
 		},
 		{
 			id: "delay_execution", method: http.MethodPost, pattern: wire.RouteExecutionDelay, scopes: ScopeOperate,
