@@ -524,6 +524,9 @@ func TestSeparateMetrics(t *testing.T) {
 	if resp.StatusCode != 200 {
 		t.Errorf("status %d", resp.StatusCode)
 	}
+	beside := &client{t: t, base: "http://" + l.Addr().String(), http: http.DefaultClient}
+	beside.call("GET", "/livez", nil).want(200)
+	beside.call("GET", "/v1/executions", nil).problem(404, flowfabric.CodeRouteNotFound)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	http.DefaultClient.CloseIdleConnections()
