@@ -186,6 +186,23 @@ func TestScenario12Result(t *testing.T) {
 	}
 }
 
+// TestEmptyFiltersAreRefused: a filter that is given is a value, never "all".
+func TestEmptyFiltersAreRefused(t *testing.T) {
+	f := serve(t, server.Config{})
+	for _, path := range []string{
+		"/v1/executions?namespace=", "/v1/executions?lane_id=", "/v1/executions?execution_kind=", "/v1/executions?flow_id=", "/v1/executions?public_state=",
+		"/v1/feeds/completions?namespace=", "/v1/feeds/completions?lane_id=", "/v1/worker-instances?namespace=", "/v1/worker-instances?lane_id=",
+		"/v1/worker-instances/i?namespace=", "/v1/worker-instances/i/leases?namespace=", "/v1/leases/expired?namespace=",
+	} {
+		_, query, _ := strings.Cut(path, "?")
+		p := f.call("GET", path, nil).problem(400, flowfabric.CodeInvalidInput)
+		if details, _ := p["details"].(map[string]any); details["field"] != strings.TrimSuffix(query, "=") {
+			t.Errorf("%s: %v", path, p)
+		}
+	}
+	f.call("GET", "/v1/feeds/completions?execution_id=", nil).problem(400, flowfabric.CodeInvalidExecutionID)
+}
+
 func TestScenario17Pages(t *testing.T) {
 	f := serve(t, server.Config{})
 	for i := range 15 {

@@ -318,7 +318,7 @@ func ListWorkerLeasesQuery(a flowfabric.ListWorkerLeasesArgs) url.Values {
 // ParseListWorkerLeases reads the parameters of GET .../leases.
 func ParseListWorkerLeases(instance flowfabric.WorkerInstanceID, q url.Values) (flowfabric.ListWorkerLeasesArgs, error) {
 	a := flowfabric.ListWorkerLeasesArgs{WorkerInstanceID: instance}
-	ns, err := QueryText(q, "namespace")
+	ns, err := QueryFilter(q, "namespace")
 	if err != nil {
 		return a, err
 	}
@@ -381,7 +381,7 @@ func ParseListExpiredLeases(q url.Values) (flowfabric.ListExpiredLeasesArgs, err
 		return a, err
 	}
 	a.AsOf = flowfabric.Millis(asOf)
-	ns, err := QueryText(q, "namespace")
+	ns, err := QueryFilter(q, "namespace")
 	if err != nil {
 		return a, err
 	}
