@@ -4,6 +4,9 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
+
+	vk "github.com/valkey-io/valkey-go"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -24,6 +27,8 @@ type creation struct {
 	prepared *rules.Prepared
 	closed   string // state of a lane that takes nothing new
 	caps     string
+	// unreserved: the key is free, and bound only if the execution exists.
+	unreserved bool
 }
 
 // CreateExecutions creates a batch, each item on its own. An item with an
@@ -62,19 +67,24 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 		return nil, err
 	}
 	var events []flowfabric.WakeEvent
+	var bind []keyed
 	for k := range t.items {
 		it := &t.items[k]
 		c := &list[it.index]
 		res, err := s.created(it, c.prepared)
 		out[c.index] = flowfabric.Item[flowfabric.CreateExecutionResult]{Result: res, Err: err}
+		if err == nil && c.unreserved {
+			bind = append(bind, keyed{it.index, keyPartition(s.parts, c.prepared.Args.Namespace, c.prepared.Args.IdempotencyKey)})
+		}
 		if err != nil || res.Outcome != flowfabric.OutcomeCreated {
 			continue
 		}
 		s.pages.note(it.part)
 		if res.PublicState == flowfabric.PublicWaiting {
-			events = s.offered(events, it.part, c)
+			events = s.countOffer(events, it.part, c)
 		}
 	}
+	s.reserveKeys(ctx, list, bind, func(at int, err error) { out[list[at].index].Err = ownError(err) })
 	if len(events) > 0 {
 		s.emit(events...)
 	}
@@ -123,53 +133,36 @@ func keyPartition(parts flowfabric.PartitionConfig, ns flowfabric.Namespace, key
 	return parts.LanePartition(flowfabric.LaneID(string(ns) + "\x00" + key))
 }
 
+// keyed is a create with an idempotency key, and the partition of the key.
+type keyed struct {
+	at   int // in the list of creations
+	part uint16
+}
+
 // reserve reserves the keys of those creates that have one, in one pipeline, and
-// returns the creates that may go on; the others are answered.
+// returns the creates that may go on; the others are answered. A lane that takes
+// nothing new reserves nothing: there a key is only looked up.
 func (s *Store) reserve(ctx context.Context, list []creation, out []flowfabric.Item[flowfabric.CreateExecutionResult]) []creation {
-	type keyed struct {
-		at   int // in list
-		part uint16
-	}
-	var keys []keyed
+	var keys, closed []keyed
 	for i := range list {
 		p := list[i].prepared
-		if p.Args.IdempotencyKey != "" && p.DedupWindowMs > 0 {
-			keys = append(keys, keyed{i, keyPartition(s.parts, p.Args.Namespace, p.Args.IdempotencyKey)})
+		if p.Args.IdempotencyKey == "" || p.DedupWindowMs <= 0 {
+			continue
+		}
+		k := keyed{i, keyPartition(s.parts, p.Args.Namespace, p.Args.IdempotencyKey)}
+		if list[i].closed != "" {
+			closed = append(closed, k)
+		} else {
+			keys = append(keys, k)
 		}
 	}
-	if len(keys) == 0 {
+	if len(keys)+len(closed) == 0 {
 		return list
 	}
-	slices.SortStableFunc(keys, func(x, y keyed) int { return int(x.part) - int(y.part) })
-	var reqs []request
-	for i, k := range keys {
-		if i == 0 || keys[i-1].part != k.part {
-			reqs = append(reqs, request{fn: fnReserve, tag: s.tag(k.part)})
-		}
-		p, r := list[k.at].prepared, &reqs[len(reqs)-1]
-		r.args = append(r.args, string(p.Args.Namespace), p.Args.IdempotencyKey, string(p.State.Exec.ExecutionID),
-			strconv.FormatInt(p.DedupWindowMs, 10))
-	}
-	answers := s.calls(ctx, reqs)
 	failed := make([]bool, len(list))
-	for n := range reqs {
-		count := len(reqs[n].args) / reserveStride
-		held, err := elements(nil), answers[n].err
-		if err == nil {
-			held, err = elementsOf(fnReserve, &answers[n].msg, count)
-		}
-		for i := range count {
-			c := &list[keys[i].at]
-			fault := err
-			if fault == nil {
-				fault = s.adopt(c.prepared, flowfabric.ExecutionID(held.str(i)))
-			}
-			if fault != nil {
-				out[c.index].Err, failed[keys[i].at] = ownError(fault), true
-			}
-		}
-		keys = keys[count:]
-	}
+	fail := func(at int, err error) { out[list[at].index].Err, failed[at] = ownError(err), true }
+	s.reserveKeys(ctx, list, keys, fail)
+	s.lookUpKeys(ctx, list, closed, fail)
 	rest := list[:0]
 	for i := range list {
 		if !failed[i] {
@@ -179,13 +172,80 @@ func (s *Store) reserve(ctx context.Context, list []creation, out []flowfabric.I
 	return rest
 }
 
+// reserveKeys reserves keys; a create whose key is held by another identifier goes
+// on under that.
+func (s *Store) reserveKeys(ctx context.Context, list []creation, keys []keyed, fail func(at int, err error)) {
+	slices.SortStableFunc(keys, func(x, y keyed) int { return int(x.part) - int(y.part) })
+	var reqs []request
+	for i, k := range keys {
+		if i == 0 || keys[i-1].part != k.part {
+			reqs = append(reqs, request{fn: fnReserve, tag: s.tag(k.part)})
+		}
+		r := &reqs[len(reqs)-1]
+		r.args = appendReservation(r.args, list[k.at].prepared)
+	}
+	answers := s.calls(ctx, reqs)
+	for n := range reqs {
+		count := len(reqs[n].args) / reserveStride
+		held, err := elements(nil), answers[n].err
+		if err == nil {
+			held, err = elementsOf(fnReserve, &answers[n].msg, count)
+		}
+		for i, k := range keys[:count] {
+			fault := err
+			if fault == nil {
+				fault = s.adopt(list[k.at].prepared, held.str(i))
+			}
+			if fault != nil {
+				fail(k.at, fault)
+			}
+		}
+		keys = keys[count:]
+	}
+}
+
+func appendReservation(args []string, p *rules.Prepared) []string {
+	return append(args, string(p.Args.Namespace), p.Args.IdempotencyKey, string(p.State.Exec.ExecutionID), strconv.FormatInt(p.DedupWindowMs, 10))
+}
+
+// lookUpKeys lets creates go on under the identifiers that hold their keys, and
+// reserves nothing.
+func (s *Store) lookUpKeys(ctx context.Context, list []creation, keys []keyed, fail func(at int, err error)) {
+	cmds := make([]vk.Completed, len(keys))
+	for i, k := range keys {
+		p := list[k.at].prepared
+		cmds[i] = s.b.Get().Key("ff:idem:" + s.tag(k.part) + ":" + string(p.Args.Namespace) + ":" + p.Args.IdempotencyKey).Build()
+	}
+	for i, got := range s.plain(ctx, cmds...) {
+		c := &list[keys[i].at]
+		if got.err != nil {
+			fail(keys[i].at, got.err)
+			continue
+		}
+		c.unreserved = true
+		text, err := got.msg.ToString()
+		if err != nil {
+			continue // no such key
+		}
+		id, until, _ := strings.Cut(text, "\n")
+		if at, err := strconv.ParseInt(until, 10, 64); err != nil || flowfabric.Millis(at) <= s.Now() {
+			continue
+		}
+		c.unreserved = false
+		if err := s.adopt(c.prepared, id); err != nil {
+			fail(keys[i].at, err)
+		}
+	}
+}
+
 // adopt goes on under the identifier that holds the key.
-func (s *Store) adopt(p *rules.Prepared, id flowfabric.ExecutionID) error {
+func (s *Store) adopt(p *rules.Prepared, held string) error {
+	id := flowfabric.ExecutionID(held)
 	if id == p.State.Exec.ExecutionID {
 		return nil
 	}
 	if err := rules.ValidateExecutionID(id, s.parts); err != nil {
-		return corrupt("create_execution", "idempotency_key", "reserved for %q, which is no execution", rules.Cut(string(id), 60))
+		return corrupt("create_execution", "idempotency_key", "reserved for %q, which is no execution", rules.Cut(held, 60))
 	}
 	return p.Adopt(id, s.parts)
 }
@@ -232,9 +292,9 @@ func (s *Store) created(it *batchItem, p *rules.Prepared) (res flowfabric.Create
 	return res, badAnswer(fnCreate)
 }
 
-// offered notes an execution that may be claimed where this process looks for
+// countOffer notes an execution that may be claimed where this process looks for
 // work, and counts it into the event of its bucket.
-func (s *Store) offered(events []flowfabric.WakeEvent, part uint16, c *creation) []flowfabric.WakeEvent {
+func (s *Store) countOffer(events []flowfabric.WakeEvent, part uint16, c *creation) []flowfabric.WakeEvent {
 	x := &c.prepared.State.Exec
 	s.ready.note(x.LaneID, part, x.Namespace, c.caps, int64(s.Now())-int64(x.Priority)*priorityStep)
 	for i := range events {

@@ -196,6 +196,7 @@ func (s *Store) FailExecution(ctx context.Context, a flowfabric.FailExecutionArg
 		res.AttemptType = attemptType(&d, "attempt_type", list.str(3))
 		if !res.Replayed {
 			s.leasesChanged()
+			s.offered(a.ExecutionID, list.str(5))
 		}
 		return res, d.err
 	}
@@ -262,6 +263,7 @@ func (s *Store) ReplayExecution(ctx context.Context, a flowfabric.ReplayExecutio
 	if err != nil {
 		return res, err
 	}
+	s.offered(a.ExecutionID, list.str(3))
 	d := decoder{op: operation(fn)}
 	count := d.uint32("replay_count", list.str(1))
 	return flowfabric.ReplayExecutionResult{PublicState: flowfabric.PublicState(list.str(0)), ReplayCount: count, Replayed: list.str(2) == "1"}, d.err
@@ -274,6 +276,7 @@ func (s *Store) ChangePriority(ctx context.Context, a flowfabric.ChangePriorityA
 	if err != nil {
 		return res, err
 	}
+	s.offered(a.ExecutionID, list.str(2))
 	return flowfabric.ChangePriorityResult{OldPriority: int32(list.int(0)), NewPriority: int32(list.int(1))}, nil
 }
 
@@ -311,6 +314,7 @@ func (s *Store) UnpauseExecution(ctx context.Context, a flowfabric.BlockExecutio
 	if err != nil {
 		return res, err
 	}
+	s.offered(a.ExecutionID, list.str(1))
 	return flowfabric.BlockExecutionResult{PublicState: flowfabric.PublicState(list.str(0))}, nil
 }
 
@@ -381,5 +385,6 @@ func (s *Store) duty(ctx context.Context, fn string, id flowfabric.ExecutionID, 
 	if err != nil {
 		return "", err
 	}
+	s.offered(id, list.str(1))
 	return flowfabric.UpkeepOutcome(list.str(0)), nil
 }

@@ -766,13 +766,18 @@ func (s *Store) sweepLane(ctx context.Context, places []laneAt, disabled bool) (
 	for i, at := range places {
 		reqs[i] = request{fn: "ff_sweep_lane", tag: s.tag(at.part), args: []string{string(at.lane), flag, strconv.Itoa(sweepBatch)}}
 	}
-	for _, a := range s.callMany(ctx, reqs) {
+	for i, a := range s.callMany(ctx, reqs) {
 		got, failed := strs(a)
 		if failed != nil {
 			err = failed
 			continue
 		}
 		n := int(toInt(got[0]))
+		for _, offer := range got[1:] {
+			if ev, ok := s.readOffer(places[i].part, offer); ok {
+				s.emit(ev)
+			}
+		}
 		res.Rows += n
 		res.More = res.More || n >= sweepBatch
 	}

@@ -82,6 +82,7 @@ func (s *Store) RevokeLease(ctx context.Context, a flowfabric.RevokeLeaseArgs) (
 		return res, err
 	}
 	s.leasesChanged()
+	s.offered(a.ExecutionID, list.str(4))
 	switch list.str(0) {
 	case "r":
 		epoch, err := strconv.ParseUint(list.str(2), 10, 64)
@@ -101,6 +102,7 @@ func (s *Store) ReleaseReclaimHold(ctx context.Context, id flowfabric.ExecutionI
 	if err != nil {
 		return false, err
 	}
+	s.offered(id, list.str(1))
 	return list.str(0) == "1", nil
 }
 
@@ -113,6 +115,7 @@ func (s *Store) MarkLeaseExpiredIfDue(ctx context.Context, id flowfabric.Executi
 	res := flowfabric.MarkLeaseExpiredResult{Outcome: flowfabric.UpkeepOutcome(list.str(0)), Reason: list.str(1)}
 	if res.Outcome == flowfabric.UpkeepMarkedExpired {
 		s.leasesChanged()
+		s.offered(id, list.str(2))
 	}
 	return res, nil
 }

@@ -41,7 +41,16 @@ type claim struct {
 	lanes  []claimLane
 	res    flowfabric.ClaimCandidatesResult
 	seen   int // candidates evaluated
+	owed   map[groupKey]int
 }
+
+// groupKey names a group over the rounds of a request.
+type groupKey struct {
+	lane      flowfabric.LaneID
+	namespace flowfabric.Namespace
+}
+
+func (g *claimGroup) key() groupKey { return groupKey{g.lane.id, g.visible} }
 
 // claimLane is one lane of a request that yields claims.
 type claimLane struct {
@@ -246,6 +255,7 @@ func (c *claim) boundFor(priority int64) string {
 // visitPlan is one call to one partition.
 type visitPlan struct {
 	group *claimGroup
+	index int // of the group
 	head  partHead
 	n     int
 	bound string
@@ -256,11 +266,11 @@ type visitPlan struct {
 // visit lets the picker share out what is wanted among the groups, and takes each
 // group's share from its best partitions, all in one pipeline.
 func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
-	shares := c.shareOut(groups)
+	shares, order := c.shareOut(groups)
 	var plans []visitPlan
 	for i := range groups {
 		if shares[i] > 0 {
-			plans = c.plan(plans, &groups[i], shares[i], groups)
+			plans = c.plan(plans, i, shares[i], groups)
 		}
 	}
 	reqs := make([]request, 0, len(plans))
@@ -277,6 +287,8 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 	var first error
 	answers := c.s.calls(ctx, reqs)
 	k := 0
+	from := claimed{len(c.res.Grants), len(c.res.Tasks)}
+	took := make([]int, 0, len(plans)) // the group of each that was taken
 	for i := range plans {
 		p := &plans[i]
 		if p.n == 0 {
@@ -284,7 +296,11 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 		}
 		err := answers[k].err
 		if err == nil {
+			before := c.taken()
 			err = c.accept(ctx, p, answers[k].msg)
+			for range c.taken() - before {
+				took = append(took, p.index)
+			}
 		} else {
 			c.settle(ctx, p, nil)
 		}
@@ -293,14 +309,62 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 		}
 		k++
 	}
+	if len(groups) > 1 {
+		for _, i := range took {
+			shares[i]--
+		}
+		for i, n := range shares {
+			if n > 0 {
+				if c.owed == nil {
+					c.owed = make(map[groupKey]int)
+				}
+				c.owed[groups[i].key()] = n
+			}
+		}
+		c.res.Grants = slices.Concat(c.res.Grants[:from.grants], inTurn(c.res.Grants[from.grants:], took, order))
+		c.res.Tasks = slices.Concat(c.res.Tasks[:from.tasks], inTurn(c.res.Tasks[from.tasks:], took, order))
+	}
 	return first
 }
 
+// claimed counts what a request had got.
+type claimed struct{ grants, tasks int }
+
+// inTurn brings what several groups yielded into the order in which it was their
+// turn. groups tells of each whose it is.
+func inTurn[T any](got []T, groups, order []int) []T {
+	if len(got) == 0 {
+		return nil
+	}
+	queues := make(map[int][]int, 4)
+	for i := range got {
+		queues[groups[i]] = append(queues[groups[i]], i)
+	}
+	out := make([]T, 0, len(got))
+	for _, g := range order {
+		if q := queues[g]; len(q) > 0 {
+			out = append(out, got[q[0]])
+			queues[g] = q[1:]
+		}
+	}
+	return out
+}
+
 // shareOut asks the picker for as many as are wanted, one after the other, as if
-// each group went on as it begins.
-func (c *claim) shareOut(groups []claimGroup) []int {
-	shares := make([]int, len(groups))
+// each group went on as it begins. order is whose turn each was.
+func (c *claim) shareOut(groups []claimGroup) (shares, order []int) {
+	shares = make([]int, len(groups))
 	want := c.want()
+	// What a group was picked for and has not yielded yet is still its turn.
+	for i := range groups {
+		k := groups[i].key()
+		n := min(c.owed[k], want)
+		delete(c.owed, k)
+		shares[i], want = n, want-n
+		for range n {
+			order = append(order, i)
+		}
+	}
 	heads := make([]flowfabric.Candidate, len(groups))
 	for i := range groups {
 		best := &groups[i].heads[0]
@@ -314,15 +378,17 @@ func (c *claim) shareOut(groups []claimGroup) []int {
 			break
 		}
 		shares[i]++
+		order = append(order, i)
 		c.a.Picker.Taken(heads[i])
 	}
-	return shares
+	return shares, order
 }
 
 // plan spreads a group's share over its best partitions: over those of the highest
 // priority, as many as seem to hold enough. No visit takes what has a lower
 // priority than another head that is known in the lane.
-func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claimGroup) []visitPlan {
+func (c *claim) plan(plans []visitPlan, index, share int, groups []claimGroup) []visitPlan {
+	g := &groups[index]
 	top := c.priorityOf(g.heads[0].score)
 	other := int64(0) // the highest priority among the heads of the lane's other groups
 	for i := range groups {
@@ -348,7 +414,7 @@ func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claim
 		if next > 0 {
 			bound = c.boundFor(min(next, top))
 		}
-		plans = append(plans, visitPlan{group: g, head: h, n: n, bound: bound})
+		plans = append(plans, visitPlan{group: g, index: index, head: h, n: n, bound: bound})
 		share -= n
 		if last {
 			break
@@ -520,7 +586,7 @@ func (s *Store) lapseGrants(ctx context.Context) error {
 	for i, p := range parts {
 		reqs[i] = request{fn: "ff_lapse_grants", tag: s.tag(p)}
 	}
-	for i, a := range s.calls(ctx, reqs) {
+	for _, a := range s.calls(ctx, reqs) {
 		if a.err != nil {
 			return a.err
 		}
@@ -529,10 +595,7 @@ func (s *Store) lapseGrants(ctx context.Context) error {
 			return badAnswer("ff_lapse_grants")
 		}
 		for _, line := range list {
-			if ev, ok := readTold(line); ok {
-				for _, lane := range s.ready.asked() {
-					s.ready.unknown(lane, parts[i])
-				}
+			if ev, ok := s.readTold(line); ok {
 				s.emit(ev)
 			}
 		}

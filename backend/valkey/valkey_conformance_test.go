@@ -14,7 +14,11 @@ import (
 // scenario, on a clock that the suite moves.
 func openConformance(t *testing.T, o backendtest.Options) backendtest.Harness {
 	t.Helper()
-	server := valkeytest.Take(t)
+	return openOn(t, valkeytest.Take(t), o)
+}
+
+func openOn(t *testing.T, server *valkeytest.Server, o backendtest.Options) backendtest.Harness {
+	t.Helper()
 	cfg := Config{Addrs: []string{server.Addr()}, NoEngine: true, StrictLanes: o.StrictLanes, Feeds: o.Feeds, Testing: Testing{Clock: true}}
 	cfg.PartitionConfig.NumFlowPartitions = o.FlowPartitions
 	b, err := Open(t.Context(), cfg)
@@ -93,8 +97,14 @@ func TestLinearizability(t *testing.T) {
 	backendtest.RunLinearizability(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
 }
 
+// TestRandom opens one deployment after the other on one server.
 func TestRandom(t *testing.T) {
-	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+	server := valkeytest.Take(t)
+	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness {
+		server.Must("FLUSHALL")
+		server.Must("FUNCTION", "FLUSH")
+		return openOn(t, server, backendtest.Options{})
+	})
 }
 
 func TestConcurrent(t *testing.T) {

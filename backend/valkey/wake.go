@@ -2,7 +2,6 @@ package valkey
 
 import (
 	"context"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -379,18 +378,12 @@ func (s *Store) heard(m vk.PubSubMessage) {
 	switch {
 	case strings.HasPrefix(m.Channel, channelWake):
 		part, ok := partitionOf(m.Channel[len(channelWake):])
-		lines := strings.Split(m.Message, "\n")
-		if !ok || len(lines) != 4 {
+		if !ok {
 			return
 		}
-		score, err := strconv.ParseInt(lines[3], 10, 64)
-		if err != nil {
-			return
+		if ev, ok := s.readOffer(part, m.Message); ok {
+			s.emit(ev)
 		}
-		ev := flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: flowfabric.LaneID(lines[0]),
-			Namespace: flowfabric.Namespace(lines[1]), Required: splitList(lines[2]), Count: 1}
-		s.ready.note(ev.LaneID, part, ev.Namespace, lines[2], score)
-		s.emit(ev)
 	case strings.HasPrefix(m.Channel, channelDone):
 		part, ok := partitionOf(m.Channel[len(channelDone):])
 		if !ok {

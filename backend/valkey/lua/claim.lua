@@ -171,7 +171,7 @@ end
 -- ff_release_grant
 -- KEYS 1 routing key
 -- ARGV e, grant_id, worker
--- Returns {1 when the caller held it, else 0}.
+-- Returns {1 when the caller held it, else 0, offer}.
 redis.register_function('ff_release_grant', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -186,7 +186,7 @@ redis.register_function('ff_release_grant', function(keys, a)
   if broken then
     return reply(broken)
   end
-  return { '1' }
+  return { '1', r.offer or '' }
 end)
 
 -- start_attempt makes the next attempt, already running under the new lease.

@@ -228,7 +228,9 @@ end)
 -- KEYS 1 routing key
 -- ARGV e, lease_id, epoch, attempt_id, attempt_index, source (l, o), reason,
 --      category, draw (number in [0, 1) for the jitter)
--- Returns {outcome r or t, delay_until, next index, type r or b, replayed}.
+-- Returns {outcome r or t, delay_until, next index, type r or b, replayed, offer}.
+--      Here and below an offer is '<lane>\n<namespace>\n<capabilities>' of an
+--      execution that may be claimed now, else ''.
 redis.register_function('ff_fail_execution', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -259,7 +261,7 @@ redis.register_function('ff_fail_execution', function(keys, a)
   if not try then
     return { 't', '', '', '', '0' }
   end
-  return { 'r', S(try.at), r.f.attempts or '0', try.type, '0' }
+  return { 'r', S(try.at), r.f.attempts or '0', try.type, '0', r.offer or '' }
 end)
 
 local SOURCE = { l = 'lease_holder', o = 'operator_override', f = 'flow_cascade', s = 'system_timeout' }
@@ -370,7 +372,7 @@ end
 -- ff_replay_execution
 -- KEYS 1 routing key
 -- ARGV e, reason, requested_by, expected replay count
--- Returns {public_state, replay_count, replayed}.
+-- Returns {public_state, replay_count, replayed, offer}.
 redis.register_function('ff_replay_execution', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -428,13 +430,13 @@ redis.register_function('ff_replay_execution', function(keys, a)
     return reply(broken)
   end
   set_result(r, nil)
-  return { f.public_state, f.replays, '0' }
+  return { f.public_state, f.replays, '0', r.offer or '' }
 end)
 
 -- ff_change_priority
 -- KEYS 1 routing key
 -- ARGV e, priority (clamped)
--- Returns {old, new}.
+-- Returns {old, new, offer}.
 redis.register_function('ff_change_priority', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -452,7 +454,7 @@ redis.register_function('ff_change_priority', function(keys, a)
   if broken then
     return reply(broken)
   end
-  return { old, a[2] }
+  return { old, a[2], r.offer or '' }
 end)
 
 -- ff_update_progress
@@ -527,7 +529,7 @@ end)
 -- ff_unpause_execution
 -- KEYS 1 routing key
 -- ARGV e
--- Returns {public_state}.
+-- Returns {public_state, offer}.
 redis.register_function('ff_unpause_execution', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -543,7 +545,7 @@ redis.register_function('ff_unpause_execution', function(keys, a)
   if broken then
     return reply(broken)
   end
-  return { r.f.public_state }
+  return { r.f.public_state, r.offer or '' }
 end)
 
 -- ff_set_execution_tags
@@ -662,13 +664,13 @@ local function duty(keys, a, run)
       return reply(broken)
     end
   end
-  return { outcome }
+  return { outcome, r.offer or '' }
 end
 
 -- ff_promote_delayed
 -- KEYS 1 routing key
 -- ARGV e
--- Returns {promoted, not_yet_due or cleaned}.
+-- Returns {promoted, not_yet_due or cleaned, offer}.
 redis.register_function('ff_promote_delayed', function(keys, a)
   return duty(keys, a, promote_delayed)
 end)
@@ -676,7 +678,7 @@ end)
 -- ff_expire_execution
 -- KEYS 1 routing key
 -- ARGV e, attempt_timeout or execution_deadline, draw
--- Returns {expired, retry_scheduled, not_yet_due or cleaned}.
+-- Returns {expired, retry_scheduled, not_yet_due or cleaned, offer}.
 redis.register_function('ff_expire_execution', function(keys, a)
   return duty(keys, a, function(r, at)
     if a[2] == 'execution_deadline' then
@@ -690,10 +692,7 @@ end)
 -- of due after it, so that a purge that broke off is found again.
 local function purge(r, at)
   local f, tag, e = r.f, r.tag, r.e
-  if not OUTCOME[letter(r)] then
-    return 'cleaned'
-  end
-  if f.completed_at + retention(f) > at then
+  if not OUTCOME[letter(r)] or f.completed_at + retention(f) > at then
     return 'not_yet_due'
   end
   redis.call('UNLINK', exec_key(tag, e, 'def'), exec_key(tag, e, 'result'), exec_key(tag, e, 'tags'), exec_key(tag, e, 'text'),
@@ -706,7 +705,7 @@ end
 -- ff_purge_execution
 -- KEYS 1 routing key
 -- ARGV e
--- Returns {purged, not_yet_due or cleaned}.
+-- Returns {purged or not_yet_due}.
 redis.register_function('ff_purge_execution', function(keys, a)
   local tag = enter(keys)
   local at = now()

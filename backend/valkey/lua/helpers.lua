@@ -90,23 +90,12 @@ local function lane_key(tag, lane, what)
   return 'ff:idx:' .. tag .. ':lane:' .. lane .. ':' .. what
 end
 
-local function tell_offer(tag, lane, namespace, caps, score)
-  redis.call('SPUBLISH', 'ff:wake:' .. tag, lane .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%.0f', score))
-end
-
--- wake tells a claimer that found too little about a new execution: at most one
+-- wake tells a claimer that found too little about an insertion: at most one
 -- message for every arming.
 local function wake(tag, lane, namespace, caps, score)
   if redis.call('DEL', lane_key(tag, lane, 'armed')) == 1 then
-    tell_offer(tag, lane, namespace, caps, score)
+    redis.call('SPUBLISH', 'ff:wake:' .. tag, lane .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%.0f', score))
   end
-end
-
--- announce tells of an execution that can be claimed again, whoever is armed:
--- that is rare, and whoever watches the store is to hear of it.
-local function announce(tag, lane, namespace, caps, score)
-  redis.call('DEL', lane_key(tag, lane, 'armed'))
-  tell_offer(tag, lane, namespace, caps, score)
 end
 
 -- split cuts a text at the commas.

@@ -64,39 +64,26 @@ redis.register_function('ff_lane_delete', function(keys, a)
   return { '1' }
 end)
 
--- labels_of adds the labelled buckets of the lanes on one partition.
-local function labels_of(tag, lanes)
-  local out = {}
-  for _, lane in ipairs(lanes) do
-    local names, fields = bucket_names(tag, lane)
-    for _, bk in ipairs(names) do
-      if fields['u:' .. bk] then
-        out[#out + 1] = lane
-        out[#out + 1] = bk
-        out[#out + 1] = fields[bk]
-      end
-    end
-  end
-  return out
-end
-
 -- ff_list_labels
 -- KEYS 1 routing key
--- ARGV number of lanes, lanes, then the tags of other partitions to look at as
---      well (on one node only)
--- Returns for each partition an array of 3 for each labelled bucket: lane, bucket,
---      descriptor.
+-- ARGV number of lanes, lanes, then the tags of other partitions to look at as well
+--      (on one node only)
+-- Returns for each partition 3 for each labelled bucket: lane, bucket, descriptor.
 redis.register_function{ function_name = 'ff_list_labels', flags = { 'no-writes' }, callback = function(keys, a)
-  local n = tonumber(a[1])
-  local lanes = {}
-  for i = 1, n do
-    lanes[i] = a[1 + i]
-  end
-  local out = { labels_of(enter(keys), lanes) }
-  for i = n + 2, #a do
-    out[#out + 1] = labels_of(a[i], lanes)
-  end
-  return out
+  local lanes, n = listed_lanes(a)
+  return each_partition(keys, a, n, function(tag)
+    local out = {}
+    for _, lane in ipairs(lanes) do
+      local names, fields = bucket_names(tag, lane)
+      for _, bk in ipairs(names) do
+        if fields['u:' .. bk] then
+          local i = #out
+          out[i + 1], out[i + 2], out[i + 3] = lane, bk, fields[bk]
+        end
+      end
+    end
+    return out
+  end)
 end }
 
 -- ff_list_buckets
@@ -167,8 +154,9 @@ redis.register_function('ff_lift_bucket', function(keys, a)
       local n = offered_in(tag, lane, bk)
       out[#out] = S(n)
       local namespace, caps = string.match(redis.call('HGET', registry, bk) or '', '^([^\n]*)\n(.*)$')
-      if n > 0 and namespace then
-        wake(tag, lane, namespace, caps)
+      local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
+      if head[2] and namespace then
+        wake(tag, lane, namespace, caps, tonumber(head[2]))
       end
     end
   end
@@ -346,7 +334,7 @@ local function block_members(tag, lane, limit, at)
 end
 
 -- unblock_members offers again what a disabled lane has blocked.
-local function unblock_members(tag, lane, limit, at)
+local function unblock_members(tag, lane, limit, at, offers)
   local moved = 0
   local key = lane_key(tag, lane, 'blocked:lane_state')
   for _, e in ipairs(redis.call('ZRANGE', key, 0, limit - 1)) do
@@ -355,6 +343,7 @@ local function unblock_members(tag, lane, limit, at)
       make_eligible(r)
       if commit(r, at) == nil then
         moved = moved + 1
+        offers[#offers + 1] = r.offer
       end
     elseif r or string.sub(refused, 1, 20) == '!execution_not_found' then
       redis.call('ZREM', key, e)
@@ -366,12 +355,14 @@ end
 -- ff_sweep_lane
 -- KEYS 1 routing key
 -- ARGV lane, '1' when it is disabled, limit
--- Returns {how many members were moved}.
+-- Returns {how many members were moved, then the offers that made}.
 redis.register_function('ff_sweep_lane', function(keys, a)
   local tag = enter(keys)
   local at = now()
   local sweep = a[2] == '1' and block_members or unblock_members
-  return { S(sweep(tag, a[1], tonumber(a[3]), at)) }
+  local out = { '' }
+  out[1] = S(sweep(tag, a[1], tonumber(a[3]), at, out))
+  return out
 end)
 
 -- Slots of max_concurrency: members of ff:lane:<lane>:slots, score = instant at

@@ -48,7 +48,7 @@ end)
 -- ff_mark_lease_expired
 -- KEYS 1 routing key
 -- ARGV e
--- Returns {marked_expired, ''} or {already_satisfied, reason}.
+-- Returns {marked_expired, '', offer} or {already_satisfied, reason}.
 redis.register_function('ff_mark_lease_expired', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -79,14 +79,14 @@ redis.register_function('ff_mark_lease_expired', function(keys, a)
   if broken then
     return reply(broken)
   end
-  return { 'marked_expired', '' }
+  return { 'marked_expired', '', r.offer or '' }
 end)
 
 -- ff_revoke_lease
 -- KEYS 1 routing key
 -- ARGV e, expected lease id, reason, '1' to hold, revoked_by
--- Returns {r, lease_id, epoch, ''} or {s, '', '', already_revoked or
---      already_expired}.
+-- Returns {r, lease_id, epoch, '', offer} or {s, '', '', already_revoked or
+--      already_expired, offer}.
 redis.register_function('ff_revoke_lease', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -118,7 +118,7 @@ redis.register_function('ff_revoke_lease', function(keys, a)
     return reply(refused)
   end
   if satisfied then
-    return { 's', '', '', satisfied }
+    return { 's', '', '', satisfied, r.offer or '' }
   end
   lease_event(r, 'revoked', at, a[3], nil, a[5])
   set_state(r, 'Vi')
@@ -133,13 +133,13 @@ redis.register_function('ff_revoke_lease', function(keys, a)
   if broken then
     return reply(broken)
   end
-  return { 'r', f.lease_id, f.epoch, '' }
+  return { 'r', f.lease_id, f.epoch, '', r.offer or '' }
 end)
 
 -- ff_release_reclaim_hold
 -- KEYS 1 routing key
 -- ARGV e
--- Returns {1 when a hold was there, else 0}.
+-- Returns {1 when a hold was there, else 0, offer}.
 redis.register_function('ff_release_reclaim_hold', function(keys, a)
   local tag = enter(keys)
   local at = now()
@@ -156,5 +156,5 @@ redis.register_function('ff_release_reclaim_hold', function(keys, a)
   if broken then
     return reply(broken)
   end
-  return { '1' }
+  return { '1', r.offer or '' }
 end)

@@ -58,12 +58,12 @@ end
 
 -- tell describes for the server what a step of a tick led to.
 local function tell(r, out)
-  local f = r.f
   if OUTCOME[letter(r)] then
     out[#out + 1] = 's' .. r.tag .. ' ' .. r.e
-  elseif place(f).offered then
-    out[#out + 1] = 'o' .. r.tag .. ' ' .. f.lane_id .. '\n' .. get(r, 'namespace') .. '\n' .. requirement(r)
+  elseif r.offer then
+    out[#out + 1] = 'o' .. r.tag .. ' ' .. r.offer
   end
+  r.offer = nil
 end
 
 -- FAILED_PAUSE is how long a tick leaves an execution alone that it could not
@@ -140,7 +140,7 @@ end
 --      partitions to look at as well (on one node only)
 -- Returns {examined, errors, 1 when more may be due, next instant or '', number of
 --      duties, then duty and count for each, then what was led to: 's<tag> <e>'
---      settled, 'o<tag> <lane>\n<namespace>\n<capabilities>' offered}.
+--      settled, 'o<tag> <offer>' offered, as save tells of one}.
 redis.register_function('ff_tick', function(keys, a)
   local limit = tonumber(a[1])
   local t = { at = now(), draw = tonumber(a[2]), counts = {}, told = {}, examined = 0, errors = 0 }
@@ -227,7 +227,7 @@ local function audit_one(tag, e)
   if p.offered and at_el ~= p.score then
     offer(r, p.score)
     wrong = wrong + 1
-    announce(tag, f.lane_id, get(r, 'namespace'), requirement(r), p.score)
+    wake(tag, f.lane_id, get(r, 'namespace'), requirement(r), p.score)
   elseif not p.offered and at_el then
     redis.call('ZREM', el, e)
     wrong = wrong + 1
