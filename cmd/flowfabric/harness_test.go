@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
-	"github.com/flowfabric/flowfabric/internal/valkeytest"
 	"github.com/flowfabric/flowfabric/backend/sqlite"
+	"github.com/flowfabric/flowfabric/internal/valkeytest"
 	"github.com/flowfabric/flowfabric/server"
 	"github.com/spf13/cobra"
 )
