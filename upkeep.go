@@ -44,8 +44,9 @@ type Candidate struct {
 	ID ExecutionID
 }
 
-// Picker chooses, out of the best candidates of each bucket, the one to take
-// next: it holds the scheduler's fairness between lanes and tenants.
+// Picker chooses, out of the best candidates of each bucket, or of each lane and
+// namespace, the one to take next: it holds the scheduler's fairness between
+// lanes and tenants.
 type Picker interface {
 	// Pick returns the index of the head to take, or -1 to stop. Heads are never
 	// empty.

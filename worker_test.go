@@ -3,6 +3,7 @@ package flowfabric
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"log/slog"
 	"slices"
 	"testing"
@@ -402,4 +403,37 @@ func TestCloseRevokesWhatIsLeft(t *testing.T) {
 			t.Errorf("claim after Close: %v", err)
 		}
 	})
+}
+
+// TestDirectScanWindows: windows of 32 partitions from hash(instance) on, each
+// lane with a cursor of its own, cover all partitions in ceil(P/32) polls of a
+// lane. (Specification 02, sections 6.2 and 7.1.)
+func TestDirectScanWindows(t *testing.T) {
+	for _, partitions := range []int{1, 5, 32, 33, 100, 256} {
+		lanes := []LaneID{"a", "b"}
+		var scan directScan
+		scan.start("worker-1", partitions)
+		h := fnv.New64a()
+		_, _ = h.Write([]byte("worker-1"))
+		start := int(h.Sum64() % uint64(partitions))
+		polls := (partitions + MaxPartitionsPerScan - 1) / MaxPartitionsPerScan
+		seen := map[LaneID]map[int]bool{"a": {}, "b": {}}
+		for n := range polls * len(lanes) {
+			lane, first := scan.next(lanes)
+			if lane != lanes[n%2] {
+				t.Fatalf("poll %d is of lane %s", n, lane)
+			}
+			if want := (start + n/2*MaxPartitionsPerScan) % partitions; int(first) != want {
+				t.Errorf("%d partitions, poll %d begins at %d, want %d", partitions, n, first, want)
+			}
+			for d := range min(MaxPartitionsPerScan, partitions) {
+				seen[lane][(int(first)+d)%partitions] = true
+			}
+		}
+		for _, lane := range lanes {
+			if len(seen[lane]) != partitions {
+				t.Errorf("lane %s: %d of %d partitions were looked at in %d polls", lane, len(seen[lane]), partitions, polls)
+			}
+		}
+	}
 }

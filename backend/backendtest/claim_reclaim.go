@@ -46,6 +46,25 @@ func reclaimScenarios(r *runner) {
 		s.equal("lease_expired_at", rec.LeaseExpiredAt, flowfabric.Millis(0))
 	})
 
+	r.scenario("02.5.4 a disabled lane marks the lapse and denies the grant last", func(s *scene) {
+		leased, own := s.createClaimed()
+		overdue, task := s.createClaimed()
+		s.laneIs(testLane, flowfabric.LaneDisabled)
+		s.unchanged(leased, func() {
+			got, err := s.reclaimGrant(leased, workerB)
+			s.ok(err)
+			s.equal("validly leased", facts(got.Outcome, got.Detail), "not_reclaimable execution_not_reclaimable")
+		})
+		_, err := s.renew(own, 10*testTTL)
+		s.ok(err)
+		s.advanceTo(task.LeaseExpiresAt)
+		got, err := s.reclaimGrant(overdue, workerB)
+		s.ok(err)
+		s.equal("overdue", facts(got.Outcome, got.Detail), "not_reclaimable admission_denied: lane work is disabled")
+		s.is(overdue, interruptedVector(flowfabric.OwnershipLeaseExpired))
+		s.equal("history", s.history(overdue), []string{"acquired(direct)", "expired"})
+	})
+
 	r.scenario("02.23 IssueReclaimGrant where it cannot be had", func(s *scene) {
 		leased, _ := s.createClaimed()
 		s.unchanged(leased, func() {

@@ -113,6 +113,21 @@ func laneScenarios(r *runner) {
 		s.create()
 	})
 
+	r.scenario("02.9 an operator's claim does not reach into a disabled lane", func(s *scene) {
+		id := s.create()
+		s.laneIs(testLane, flowfabric.LaneDisabled)
+		args := flowfabric.IssueGrantAndClaimArgs{ExecutionID: id, LaneID: testLane, WorkerID: workerA.id, WorkerInstanceID: workerA.instance,
+			LeaseID: flowfabric.NewLeaseID(), AttemptID: flowfabric.NewAttemptID(), LeaseTTLMs: testTTL, IssuedBy: flowfabric.IssuedByOperator,
+			OperatorOverride: true}
+		_, err := s.Backend.IssueGrantAndClaim(s.ctx, args)
+		s.assertCode(err, flowfabric.CodeLaneDisabled)
+		s.laneIs(testLane, flowfabric.LaneActive)
+		s.settleLanes()
+		s.sweepLanes()
+		_, err = s.Backend.IssueGrantAndClaim(s.ctx, args)
+		s.ok(err)
+	})
+
 	r.scenario("02.43 a disabled lane yields no claims, and enabling brings its work back", func(s *scene) {
 		running, task := s.createClaimed()
 		waiting := s.create()

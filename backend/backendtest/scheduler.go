@@ -62,6 +62,26 @@ func schedulerScenarios(r *runner) {
 		}
 	})
 
+	r.scenario("02.32 a window of partitions wraps at the last one", func(s *scene) {
+		var inside []flowfabric.ExecutionID
+		for _, p := range []uint16{3, 254, 255, 0, 1, 2, 253} {
+			id := s.create(onPartition(p))
+			s.tickClock()
+			if p != 3 && p != 253 {
+				inside = append(inside, id)
+			}
+		}
+		list := func(first uint16, count, limit int) []flowfabric.ExecutionID {
+			ids, err := s.store().ListEligible(s.ctx, flowfabric.ListEligibleArgs{LaneID: testLane, FirstPartition: first, Partitions: count, Limit: limit})
+			s.ok(err)
+			return ids
+		}
+		s.equal("five from 254", list(254, 5, 100), inside)
+		s.equal("the first two of them", list(254, 5, 2), inside[:2])
+		s.equal("none from 100", list(100, 100, 100), []flowfabric.ExecutionID{})
+		s.equal("all", len(list(254, 256, 100)), 7)
+	})
+
 	r.scenario("02.32 a high priority anywhere is in the next batch", func(s *scene) {
 		const n, batch = 96, 16
 		var items []flowfabric.CreateExecutionArgs

@@ -96,3 +96,52 @@ func each(total, size int, call func(n int)) {
 	}
 	wg.Wait()
 }
+
+// BenchmarkClaimManyBuckets measures claims of one task, and its revocation,
+// over many non-empty buckets that the worker covers: the number of buckets must
+// not show.
+func BenchmarkClaimManyBuckets(b *testing.B) {
+	for _, buckets := range []int{1, 100, 1_000, 4_000} {
+		b.Run(fmt.Sprintf("buckets=%d", buckets), func(b *testing.B) {
+			ctx := context.Background()
+			be, err := sqlite.Open(ctx, sqlite.Config{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer be.Close()
+			caps := make([]string, 250)
+			for i := range caps {
+				caps[i] = fmt.Sprintf("c%03d", i)
+			}
+			items := make([]flowfabric.CreateExecutionArgs, 4_000)
+			for i := range items {
+				n := i % buckets
+				policy := fmt.Sprintf(`{"routing_requirements":{"required_capabilities":["c%03d","c%03d"]}}`, n%125, 125+n/125)
+				items[i] = flowfabric.CreateExecutionArgs{Namespace: "bench", LaneID: "default", Kind: "bench", CreatorIdentity: "bench", Policy: []byte(policy)}
+			}
+			for len(items) > 0 {
+				out, err := be.CreateExecutions(ctx, items[:100])
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, o := range out {
+					if o.Err != nil {
+						b.Fatal(o.Err)
+					}
+				}
+				items = items[100:]
+			}
+			b.ResetTimer()
+			for b.Loop() {
+				res, err := be.ClaimTasks(ctx, flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "w-1", Lanes: []flowfabric.LaneID{"default"},
+					Namespace: "bench", Capabilities: caps, MaxTasks: 1, LeaseTTLMs: 30000})
+				if err != nil || len(res.Tasks) != 1 {
+					b.Fatal(len(res.Tasks), err)
+				}
+				if _, err := be.RevokeLease(ctx, flowfabric.RevokeLeaseArgs{ExecutionID: res.Tasks[0].ExecutionID}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

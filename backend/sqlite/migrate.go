@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"sync"
 
 	zs "zombiezen.com/go/sqlite"
 
@@ -61,4 +62,31 @@ func hasTable(c *conn, name string) (bool, error) {
 	n := q.ColInt(0)
 	q.Stop()
 	return n > 0, nil
+}
+
+// blank is an empty store in memory with the present schema, made once per
+// process. A store in memory begins as a copy of its pages: to parse the
+// statements of the schema is most of what opening one costs.
+var blank struct {
+	mu   sync.Mutex
+	conn *conn
+}
+
+// copyBlank gives an empty connection in memory the present schema.
+func (b *Backend) copyBlank(c *conn) error {
+	blank.mu.Lock()
+	defer blank.mu.Unlock()
+	if blank.conn == nil {
+		raw, err := b.connect(false)
+		if err != nil {
+			return err
+		}
+		made := newConn(raw)
+		if err := sqlstore.Migrate(made, made.exec, b.clock.now()); err != nil {
+			_ = made.close()
+			return err
+		}
+		blank.conn = made
+	}
+	return copyPages(context.Background(), c.c, blank.conn.c, nil)
 }

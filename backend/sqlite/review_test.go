@@ -1,8 +1,11 @@
 package sqlite
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -296,5 +299,127 @@ func TestBadRegistration(t *testing.T) {
 	if _, err := b.RegisterWorker(t.Context(), flowfabric.RegisterWorkerArgs{Namespace: "test", WorkerID: "w", WorkerInstanceID: "w-1",
 		Lanes: []flowfabric.LaneID{"work"}, InstanceNonce: uuid.NewString()}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// An input that is gone stops nobody else's task: its execution is held for an
+// operator, and the batch brings the others.
+func TestClaimWithoutInput(t *testing.T) {
+	b := quiet(t, "", backendtest.NewClock())
+	bad, good := created(t, b), created(t, b, func(a *flowfabric.CreateExecutionArgs) { a.Payload = []byte("in") })
+	u := bad.UUID()
+	meddle(t, b, `delete from inputs where xid = (select xid from executions where part = ? and uuid = ?)`, int64(bad.Partition()), u[:])
+	args := flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "w-1", Lanes: []flowfabric.LaneID{"work"}, MaxTasks: 5, LeaseTTLMs: 30_000}
+	res, err := b.ClaimTasks(t.Context(), args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Tasks) != 1 || res.Tasks[0].ExecutionID != good || string(res.Tasks[0].Payload) != "in" {
+		t.Fatalf("tasks %+v, want the one whose input is there", res.Tasks)
+	}
+	x, err := b.GetExecution(t.Context(), bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.OwnershipState != flowfabric.OwnershipLeaseRevoked || !x.ReclaimHold || x.LeaseRevokeReason != "corrupt_record" {
+		t.Errorf("the execution is %s, held %t, revoked for %q", x.OwnershipState, x.ReclaimHold, x.LeaseRevokeReason)
+	}
+	if res, err = b.ClaimTasks(t.Context(), args); err != nil || len(res.Tasks) != 0 {
+		t.Errorf("a second claim: %d tasks, %v", len(res.Tasks), err)
+	}
+	_, err = b.IssueGrantAndClaim(t.Context(), flowfabric.IssueGrantAndClaimArgs{ExecutionID: bad, WorkerID: "w", WorkerInstanceID: "w-1",
+		LeaseTTLMs: 30_000, OperatorOverride: true})
+	if flowfabric.CodeOf(err) != flowfabric.CodeCorruptRecord {
+		t.Errorf("a claim of the execution itself: %v, want corrupt_record", err)
+	}
+}
+
+// warnings keeps the warnings that are logged.
+type warnings struct {
+	slog.Handler
+	mu   sync.Mutex
+	list []slog.Record
+}
+
+func (w *warnings) Enabled(context.Context, slog.Level) bool { return true }
+
+func (w *warnings) Handle(_ context.Context, r slog.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r.Level == slog.LevelWarn {
+		w.list = append(w.list, r)
+	}
+	return nil
+}
+
+// Every hundredth reclaim of an execution is worth a warning. (Specification 02,
+// section 5.5.)
+func TestEveryHundredthReclaimWarns(t *testing.T) {
+	said := &warnings{}
+	b, err := Open(t.Context(), Config{Clock: backendtest.NewClock(), NoEngine: true, Logger: slog.New(said)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	id := created(t, b)
+	args := flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "w-1", Lanes: []flowfabric.LaneID{"work"}, MaxTasks: 1, LeaseTTLMs: 30_000}
+	for n := range 201 { // the first claim is no reclaim
+		want := n / 100
+		if n%2 == 0 {
+			res, err := b.ClaimTasks(t.Context(), args)
+			if err != nil || len(res.Tasks) != 1 {
+				t.Fatalf("claim %d: %d tasks, %v", n, len(res.Tasks), err)
+			}
+		} else {
+			_, err := b.IssueGrantAndClaim(t.Context(), flowfabric.IssueGrantAndClaimArgs{ExecutionID: id, WorkerID: "w", WorkerInstanceID: "w-1", LeaseTTLMs: 30_000})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(said.list) != want {
+			t.Fatalf("%d warnings after %d reclaims, want %d", len(said.list), n, want)
+		}
+		if _, err := b.RevokeLease(t.Context(), flowfabric.RevokeLeaseArgs{ExecutionID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Renewing and completing an execution with a payload of 1 MiB writes no page of
+// the payload: the log hardly grows. (Specification 07, scenario 62.)
+func TestPayloadIsWrittenOnce(t *testing.T) {
+	clk := backendtest.NewClock()
+	path := filepath.Join(t.TempDir(), "flow.db")
+	b := quiet(t, path, clk)
+	big := func(a *flowfabric.CreateExecutionArgs) { a.Payload = make([]byte, flowfabric.MaxPayloadBytes) }
+	size := func() int64 {
+		t.Helper()
+		s, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Size()
+	}
+	id := created(t, b, big)
+	task, err := b.IssueGrantAndClaim(t.Context(), flowfabric.IssueGrantAndClaimArgs{ExecutionID: id, WorkerID: "w", WorkerInstanceID: "w-1", LeaseTTLMs: 30_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := size()
+	for range 3 {
+		if _, err := flowfabric.RenewLease(t.Context(), b, flowfabric.RenewLeaseArgs{ExecutionID: id, Fence: task.Fence, LeaseTTLMs: 30_000}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := flowfabric.CompleteExecution(t.Context(), b, flowfabric.CompleteExecutionArgs{ExecutionID: id, Fence: task.Fence, Result: []byte("done")}); err != nil {
+		t.Fatal(err)
+	}
+	after := size()
+	if grown := after - before; grown <= 0 || grown > 128<<10 {
+		t.Errorf("three renewals and the completion grew the log by %d bytes", grown)
+	}
+	created(t, b, big)
+	if grown := size() - after; grown < flowfabric.MaxPayloadBytes {
+		t.Errorf("another payload grew the log by %d bytes: this test proves nothing", grown)
 	}
 }

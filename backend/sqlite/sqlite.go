@@ -119,7 +119,13 @@ func (b *Backend) open(ctx context.Context) (err error) {
 	if b.path != "" {
 		family = "sqlite"
 	}
-	if err := sqlstore.Migrate(c, c.exec, b.clock.now()); err != nil {
+	if b.path == "" {
+		err = b.copyBlank(c)
+	}
+	if err == nil {
+		err = sqlstore.Migrate(c, c.exec, b.clock.now())
+	}
+	if err != nil {
 		_ = c.close()
 		return err
 	}

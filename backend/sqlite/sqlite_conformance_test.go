@@ -3,11 +3,14 @@ package sqlite
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/backendtest"
+	"github.com/flowfabric/flowfabric/backend/internal/sqlstore"
 )
 
 // openConformance opens an empty store for one scenario, on a clock that the
@@ -44,7 +47,43 @@ func openConformance(t *testing.T, path func(t *testing.T) string, o backendtest
 
 func inMemory(*testing.T) string { return "" }
 
-func inFile(t *testing.T) string { return filepath.Join(t.TempDir(), "flow.db") }
+// inFile returns the path of a file with the present schema and nothing else. To
+// parse the schema's statements would be most of the time that a scenario takes;
+// other tests open files that do not exist yet.
+func inFile(t *testing.T) string {
+	t.Helper()
+	data, err := blankFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "flow.db")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+var blankFile = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "flowfabric-blank")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	b := &Backend{path: filepath.Join(dir, "flow.db")}
+	raw, err := b.connect(false)
+	if err != nil {
+		return nil, err
+	}
+	c := newConn(raw)
+	err = sqlstore.Migrate(c, c.exec, 1)
+	if e := c.close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(b.path)
+})
 
 // onBoth runs a part of the suite on a store in memory and on one in a file.
 func onBoth(t *testing.T, run func(t *testing.T, open func(t *testing.T) backendtest.Harness)) {

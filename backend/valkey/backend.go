@@ -11,10 +11,8 @@ import (
 // Backend is an open store with its engine. It implements flowfabric.Backend and
 // flowfabric.Store.
 type Backend struct {
-	flowfabric.Store // what neither chooses nor waits
-
-	store *Store
-	eng   *engine.Engine
+	*Store
+	eng *engine.Engine
 }
 
 var (
@@ -40,26 +38,15 @@ func newBackend(ctx context.Context, s *Store) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{Store: s, store: s, eng: eng}, eng.Start(ctx)
+	return &Backend{Store: s, eng: eng}, eng.Start(ctx)
 }
 
 // Engine is the engine beside the store.
 func (b *Backend) Engine() *engine.Engine { return b.eng }
 
-// Supported reports whether the store is Valkey itself rather than a Redis.
-func (b *Backend) Supported() bool { return b.store.Supported() }
-
-// SetTestClock sets the store's clock. For tests only: see [Testing].
-func (b *Backend) SetTestClock(ctx context.Context, ms int64) error {
-	return b.store.SetTestClock(ctx, ms)
-}
-
-// String names the store without anything secret.
-func (b *Backend) String() string { return b.store.String() }
-
 // Close stops the engine, leaves the deployment and closes the connections. It
 // is idempotent.
-func (b *Backend) Close() error { return errors.Join(b.eng.Close(), b.store.Close()) }
+func (b *Backend) Close() error { return errors.Join(b.eng.Close(), b.Store.Close()) }
 
 // ClaimForWorker lets the engine choose an execution and grants it.
 func (b *Backend) ClaimForWorker(ctx context.Context, a flowfabric.ClaimForWorkerArgs) (flowfabric.ClaimForWorkerResult, error) {

@@ -74,8 +74,11 @@ func (s *Store) bootServer(ctx context.Context) error {
 	if err := s.setFeeds(ctx); err != nil {
 		return err
 	}
-	if err := s.registerLanes(ctx); err != nil {
+	if err := s.DeclareLanes(ctx, s.cfg.Lanes); err != nil {
 		return err
+	}
+	if !s.sharesDuties() {
+		return nil
 	}
 	return s.join(ctx)
 }
@@ -194,18 +197,6 @@ func (s *Store) bind(stored map[string]string) error {
 		s.tags[n] = partitionTag(uint16(n))
 	}
 	return nil
-}
-
-// registerLanes makes the configured lanes known before any execution is.
-func (s *Store) registerLanes(ctx context.Context) error {
-	if len(s.cfg.Lanes) == 0 {
-		return nil
-	}
-	names := make([]string, len(s.cfg.Lanes))
-	for i, l := range s.cfg.Lanes {
-		names[i] = string(l)
-	}
-	return s.plain(ctx, s.b.Sadd().Key(keyLanes).Member(names...).Build())[0].err
 }
 
 // defaultFeeds are written, besides completions, where nothing was said.

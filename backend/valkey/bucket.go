@@ -374,21 +374,12 @@ func (s *Store) eachBucket(ctx context.Context, fn string, list []bucketAt) (out
 // liftFor takes off the labels of all buckets that a worker covers, on all
 // partitions.
 func (s *Store) liftFor(ctx context.Context, w *flowfabric.WorkerRegistration) error {
-	lanes := make([]string, len(w.Lanes))
-	for i, l := range w.Lanes {
-		lanes[i] = string(l)
-	}
 	now := s.Now()
 	asking := *w
 	asking.ExpiresAt = now + 1
 	var lift []bucketAt
-	var err error
-	for p, a := range s.callMany(ctx, s.toAll("ff_list_labels", true, lanes...)) {
-		rows, failed := strs(a)
-		if failed != nil {
-			err = failed
-			continue
-		}
+	labels, err := s.askAll(ctx, "ff_list_labels", laneArgs(w.Lanes)...)
+	for p, rows := range labels {
 		for row := range slices.Chunk(rows, 3) {
 			b, ok := parseBucket(row[1], row[2])
 			if ok && rules.Covers(asking, flowfabric.LaneID(row[0]), b.namespace, b.required, now) {
@@ -415,12 +406,8 @@ func (s *Store) SweepRouteLabels(ctx context.Context) (res flowfabric.SweepResul
 		all = "1"
 	}
 	var labelled, plain, seen []bucketAt
-	for p, a := range s.callMany(ctx, s.toAll("ff_list_buckets", true, all)) {
-		rows, failed := strs(a)
-		if failed != nil {
-			err = failed
-			continue
-		}
+	buckets, err := s.askAll(ctx, "ff_list_buckets", all)
+	for p, rows := range buckets {
 		for row := range slices.Chunk(rows, 5) {
 			b, ok := parseBucket(row[1], row[2])
 			if !ok {

@@ -231,6 +231,7 @@ func (s *Store) IssueClaimGrant(ctx context.Context, a flowfabric.IssueClaimGran
 	if err != nil {
 		return g, err
 	}
+	s.granted.note(a.ExecutionID.Partition(), list.ms(0))
 	return grantOf(operation(fn), a.ExecutionID, a.LaneID, grant, list.ms(0), list.str(1))
 }
 
@@ -270,6 +271,7 @@ func (s *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaim
 	}
 	switch list.str(0) {
 	case "g":
+		s.granted.note(a.ExecutionID.Partition(), list.ms(1))
 		g, err := grantOf(operation(fn), a.ExecutionID, a.LaneID, grant, list.ms(1), list.str(2))
 		return flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimGranted, Grant: &g}, err
 	case "n":

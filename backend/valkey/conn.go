@@ -447,3 +447,20 @@ func misconfigured(addr, setting, found, needed string) error {
 	return flowfabric.NewError(flowfabric.CodeStoreMisconfigured, "%s has %s %s; it must be %s", addr, setting, found, needed).
 		With("setting", setting).With("found", found).With("required", needed)
 }
+
+// UsedMemory returns how many bytes all primaries together occupy.
+func (s *Store) UsedMemory(ctx context.Context) (int64, error) {
+	var total int64
+	for _, n := range s.nodes.primaries() {
+		info, err := s.info(ctx, n.addr, n.client)
+		if err != nil {
+			return 0, err
+		}
+		used, err := strconv.ParseInt(info.fields["used_memory"], 10, 64)
+		if err != nil {
+			return -1, nil // it does not tell
+		}
+		total += used
+	}
+	return total, nil
+}

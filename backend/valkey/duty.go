@@ -117,6 +117,12 @@ func (s *Store) leave() error {
 	return err
 }
 
+// sharesDuties reports whether this process takes a share of the partitions: a
+// server whose engine runs no duties must not.
+func (s *Store) sharesDuties() bool {
+	return s.cfg.Role == RoleServer && !s.cfg.Engine.DisableDuties
+}
+
 // startDuties starts what runs as long as the store is open.
 func (s *Store) startDuties() {
 	t := s.cfg.Testing
@@ -134,7 +140,9 @@ func (s *Store) startDuties() {
 			return err
 		})
 	}
-	s.loop("heartbeat", t.Heartbeat, s.heartbeat)
+	if s.sharesDuties() {
+		s.loop("heartbeat", t.Heartbeat, s.heartbeat)
+	}
 	s.loop("library check", t.LibraryCheck, s.checkLibrary)
 }
 

@@ -585,7 +585,10 @@ func (c *laneCounts) live(id flowfabric.LaneID) int64 {
 // own: exact per partition, not one snapshot.
 func (s *Store) countLanes(ctx context.Context) (*laneCounts, error) {
 	c := &laneCounts{by: make(map[flowfabric.LaneID]map[flowfabric.PublicState]int64), at: s.readNow()}
-	reqs := s.toAll("ff_count_lanes", true, "0")
+	reqs := make([]request, len(s.tags))
+	for p, tag := range s.tags {
+		reqs[p] = request{fn: "ff_count_lanes", tag: tag, args: []string{"0"}, readOnly: true}
+	}
 	for len(reqs) > 0 {
 		var rest []request
 		for i, a := range s.callMany(ctx, reqs) {
@@ -660,17 +663,17 @@ func (s *Store) statuses(ctx context.Context, lanes ...flowfabric.Lane) ([]flowf
 
 // oldestEligible is the creation of the oldest offered execution of each lane.
 func (s *Store) oldestEligible(ctx context.Context, lanes []flowfabric.Lane) ([]flowfabric.Millis, error) {
-	ids := make([]string, len(lanes))
+	ids := make([]flowfabric.LaneID, len(lanes))
 	for i, l := range lanes {
-		ids[i] = string(l.LaneID)
+		ids[i] = l.LaneID
 	}
 	out := make([]flowfabric.Millis, len(lanes))
-	for _, a := range s.callMany(ctx, s.toAll("ff_oldest_eligible", true, ids...)) {
-		list, err := strs(a)
-		if err != nil {
-			return nil, err
-		}
-		for i, v := range list {
+	rows, err := s.askAll(ctx, "ff_oldest_eligible", laneArgs(ids)...)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		for i, v := range row {
 			if at := flowfabric.Millis(toInt(v)); at != 0 && (out[i] == 0 || at < out[i]) {
 				out[i] = at
 			}
@@ -679,13 +682,63 @@ func (s *Store) oldestEligible(ctx context.Context, lanes []flowfabric.Lane) ([]
 	return out, nil
 }
 
-// toAll is one request to every flow partition.
-func (s *Store) toAll(fn string, readOnly bool, args ...string) []request {
-	reqs := make([]request, s.parts.NumFlowPartitions)
-	for p := range reqs {
-		reqs[p] = request{fn: fn, tag: s.tag(uint16(p)), args: args, readOnly: readOnly}
+// laneArgs are lanes as the arguments of a function: their number, then they.
+func laneArgs(ids []flowfabric.LaneID) []string {
+	args := make([]string, 1, 1+len(ids))
+	args[0] = strconv.Itoa(len(ids))
+	for _, id := range ids {
+		args = append(args, string(id))
 	}
-	return reqs
+	return args
+}
+
+// askAll asks every flow partition, as askParts does.
+func (s *Store) askAll(ctx context.Context, fn string, args ...string) ([][]string, error) {
+	parts := make([]uint16, len(s.tags))
+	for p := range parts {
+		parts[p] = uint16(p)
+	}
+	return s.askParts(ctx, parts, fn, args...)
+}
+
+// askParts calls a function that reads and takes the tags of more partitions behind
+// its arguments. It returns the answer of each partition, nil where that failed, and
+// the last failure.
+func (s *Store) askParts(ctx context.Context, parts []uint16, fn string, args ...string) (out [][]string, err error) {
+	bundles := s.bundles(parts)
+	reqs := make([]request, len(bundles))
+	for i, tags := range bundles {
+		all := make([]string, 0, len(args)+len(tags)-1)
+		reqs[i] = request{fn: fn, tag: tags[0], args: append(append(all, args...), tags[1:]...), readOnly: true}
+	}
+	out = make([][]string, 0, len(parts))
+	for i, a := range s.callMany(ctx, reqs) {
+		some := make([][]string, len(bundles[i]))
+		if failed := eachOf(a, some); failed != nil {
+			err = failed
+			clear(some)
+		}
+		out = append(out, some...)
+	}
+	return out, err
+}
+
+// eachOf fills in the arrays of strings that an answer consists of.
+func eachOf(a answer, out [][]string) error {
+	if a.err != nil {
+		return a.err
+	}
+	list, err := a.msg.ToArray()
+	if err != nil || len(list) != len(out) {
+		return flowfabric.NewError(flowfabric.CodeStoreFault, "unexpected answer of the store: %d arrays for %d partitions", len(list), len(out)).
+			With("kind", "protocol")
+	}
+	for i := range list {
+		if out[i], err = strs(answer{msg: list[i]}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // laneAt is a lane on one partition.
@@ -713,13 +766,18 @@ func (s *Store) sweepLane(ctx context.Context, places []laneAt, disabled bool) (
 	for i, at := range places {
 		reqs[i] = request{fn: "ff_sweep_lane", tag: s.tag(at.part), args: []string{string(at.lane), flag, strconv.Itoa(sweepBatch)}}
 	}
-	for _, a := range s.callMany(ctx, reqs) {
+	for i, a := range s.callMany(ctx, reqs) {
 		got, failed := strs(a)
 		if failed != nil {
 			err = failed
 			continue
 		}
 		n := int(toInt(got[0]))
+		for _, offer := range got[1:] {
+			if ev, ok := s.readOffer(places[i].part, offer); ok {
+				s.emit(ev)
+			}
+		}
 		res.Rows += n
 		res.More = res.More || n >= sweepBatch
 	}
@@ -734,22 +792,18 @@ func (s *Store) SweepLanes(ctx context.Context) (flowfabric.SweepResult, error) 
 	if err != nil {
 		return res, err
 	}
-	var disabled []string
+	var disabled []flowfabric.LaneID
 	for _, l := range lanes {
 		if l.State == flowfabric.LaneDisabled {
-			disabled = append(disabled, string(l.LaneID))
+			disabled = append(disabled, l.LaneID)
 		}
 	}
 	var block, unblock []laneAt
-	for p, a := range s.callMany(ctx, s.toAll("ff_stray_lanes", true, disabled...)) {
-		stray, failed := strs(a)
-		if failed != nil {
-			err = failed
-			continue
-		}
-		for _, id := range stray {
+	stray, err := s.askAll(ctx, "ff_stray_lanes", laneArgs(disabled)...)
+	for p, ids := range stray {
+		for _, id := range ids {
 			at := laneAt{uint16(p), flowfabric.LaneID(id)}
-			if slices.Contains(disabled, id) {
+			if slices.Contains(disabled, at.lane) {
 				block = append(block, at)
 			} else {
 				unblock = append(unblock, at)

@@ -267,8 +267,10 @@ func TestStoreReplaced(t *testing.T) {
 	wantCode(t, err, flowfabric.CodeStoreReplaced)
 	wantCode(t, s.calls(t.Context(), []request{{fn: "ff_test_count", tag: "{fp:1}", args: []string{"1"}}})[0].err, flowfabric.CodeStoreReplaced)
 	wantCode(t, s.plain(t.Context(), s.b.Get().Key("ff:x").Build())[0].err, flowfabric.CodeStoreReplaced)
-	s.running.Wait() // the duties have ended
 	srv.Must("FLUSHALL")
+	for _, duty := range []func(context.Context) error{s.heartbeat, s.checkLibrary, s.checkDeployment} {
+		wantCode(t, duty(t.Context()), flowfabric.CodeStoreReplaced)
+	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}

@@ -13,11 +13,6 @@ func TestMain(m *testing.M) { os.Exit(valkeytest.Main(m).Run()) }
 
 // testLua are functions for tests of the calls themselves.
 const testLua = `
-local function now()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-end
--- TEST CLOCK
 redis.register_function('ff_test_count', function(keys, args)
   return {redis.call('INCRBY', 'ff:count:' .. string.sub(keys[1], 4), args[1])}
 end)
@@ -31,15 +26,6 @@ end)
 redis.register_function('ff_test_break', function()
   local t = nil
   return t.field
-end)
-redis.register_function('ff_test_spin', function(_, args)
-  local t = redis.call('TIME')
-  local till = t[1] * 1000 + math.floor(t[2] / 1000) + args[1]
-  local n = 0
-  while n < 1e9 do
-    n = n + 1
-  end
-  return {n, till}
 end)
 redis.register_function{function_name = 'ff_test_peek', callback = function(keys)
   return {redis.call('GET', 'ff:count:' .. string.sub(keys[1], 4)) or '0'}

@@ -2,16 +2,11 @@ package valkey
 
 import (
 	"container/heap"
-	"math"
 	"sync"
 	"time"
 
 	"github.com/flowfabric/flowfabric"
 )
-
-// unsureScore is the score of a head that is known to be there, but not where it
-// stands: it is looked at first.
-const unsureScore = math.MinInt64
 
 // ready is what a process knows of the offered work: for each bucket of a lane
 // the partitions that have members, the best first. It is fed by notices and by
@@ -137,6 +132,33 @@ func (r *ready) forget() {
 	}
 }
 
+// unknown makes one partition unknown.
+func (r *ready) unknown(lane flowfabric.LaneID, part uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.lane(lane); l.looked[part] {
+		l.looked[part] = false
+		l.unknown++
+	}
+}
+
+// unlooked lists the partitions of a lane that are not known, from start on.
+func (r *ready) unlooked(lane flowfabric.LaneID, start int) []uint16 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lane(lane)
+	if l.unknown == 0 {
+		return nil
+	}
+	parts := make([]uint16, 0, l.unknown)
+	for i := range r.partitions {
+		if p := uint16((start + i) % r.partitions); !l.looked[p] {
+			parts = append(parts, p)
+		}
+	}
+	return parts
+}
+
 // asked lists the lanes that somebody here has asked for.
 func (r *ready) asked() []flowfabric.LaneID {
 	r.mu.Lock()
@@ -182,7 +204,10 @@ func (r *ready) visited(lane flowfabric.LaneID, part uint16, since uint32, names
 		switch {
 		case h == nil && !left:
 		case stale:
-			b.set(part, unsureScore, 1)
+			if l.looked[part] {
+				l.looked[part] = false
+				l.unknown++
+			}
 		case !left:
 			b.remove(part)
 		case h == nil && len(names) > 1:

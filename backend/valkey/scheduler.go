@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"hash/fnv"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,17 +41,25 @@ type claim struct {
 	lanes  []claimLane
 	res    flowfabric.ClaimCandidatesResult
 	seen   int // candidates evaluated
+	owed   map[groupKey]int
 }
+
+// groupKey names a group over the rounds of a request.
+type groupKey struct {
+	lane      flowfabric.LaneID
+	namespace flowfabric.Namespace
+}
+
+func (g *claimGroup) key() groupKey { return groupKey{g.lane.id, g.visible} }
 
 // claimLane is one lane of a request that yields claims.
 type claimLane struct {
 	id    flowfabric.LaneID
 	limit int // max_concurrency; 0 = none
 	full  bool
-	// start and looked tell where the looks began and how many partitions they
-	// have covered.
-	start, looked int
-	covered       map[string]bool // bucket name → whether the asker covers it
+	// start is where a look at all partitions begins.
+	start   int
+	covered map[string]bool // bucket name → whether the asker covers it
 }
 
 // group is the buckets of one lane and namespace that the asker covers: those a
@@ -89,6 +97,9 @@ func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidate
 	if err := c.open(ctx); err != nil {
 		return flowfabric.ClaimCandidatesResult{}, err
 	}
+	if err := s.lapseGrants(ctx); err != nil {
+		return flowfabric.ClaimCandidatesResult{}, err
+	}
 	err := c.run(ctx)
 	if err == nil {
 		err = c.label(ctx)
@@ -120,19 +131,16 @@ func (c *claim) taken() int { return len(c.res.Grants) + len(c.res.Tasks) }
 
 func (c *claim) want() int { return c.a.Max - c.taken() }
 
-// run takes until it has enough or nothing is left.
+// run takes until it has enough or nothing is left. It begins with a look at what
+// is not known, so that nothing better is passed over.
 func (c *claim) run(ctx context.Context) error {
 	for c.want() > 0 {
+		if err := c.look(ctx); err != nil {
+			return err
+		}
 		groups := c.groups()
 		if len(groups) == 0 {
-			if c.taken() > 0 {
-				return nil
-			}
-			more, err := c.look(ctx)
-			if err != nil || !more {
-				return err
-			}
-			continue
+			return nil
 		}
 		if c.seen >= flowfabric.MaxEvaluatedCandidates {
 			c.res.More = true
@@ -236,9 +244,6 @@ func best(h headHeap, n int) []*readyHead {
 // priorityOf reads the priority out of an order key. No execution waits for 15
 // years.
 func (c *claim) priorityOf(score int64) int64 {
-	if score == unsureScore {
-		return math.MaxInt32
-	}
 	return min(max((int64(c.s.Now())-score+priorityStep/2)/priorityStep, 0), flowfabric.MaxPriority)
 }
 
@@ -250,6 +255,7 @@ func (c *claim) boundFor(priority int64) string {
 // visitPlan is one call to one partition.
 type visitPlan struct {
 	group *claimGroup
+	index int // of the group
 	head  partHead
 	n     int
 	bound string
@@ -260,11 +266,11 @@ type visitPlan struct {
 // visit lets the picker share out what is wanted among the groups, and takes each
 // group's share from its best partitions, all in one pipeline.
 func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
-	shares := c.shareOut(groups)
+	shares, order := c.shareOut(groups)
 	var plans []visitPlan
 	for i := range groups {
 		if shares[i] > 0 {
-			plans = c.plan(plans, &groups[i], shares[i], groups)
+			plans = c.plan(plans, i, shares[i], groups)
 		}
 	}
 	reqs := make([]request, 0, len(plans))
@@ -281,6 +287,8 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 	var first error
 	answers := c.s.calls(ctx, reqs)
 	k := 0
+	from := claimed{len(c.res.Grants), len(c.res.Tasks)}
+	took := make([]int, 0, len(plans)) // the group of each that was taken
 	for i := range plans {
 		p := &plans[i]
 		if p.n == 0 {
@@ -288,7 +296,11 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 		}
 		err := answers[k].err
 		if err == nil {
+			before := c.taken()
 			err = c.accept(ctx, p, answers[k].msg)
+			for range c.taken() - before {
+				took = append(took, p.index)
+			}
 		} else {
 			c.settle(ctx, p, nil)
 		}
@@ -297,23 +309,68 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 		}
 		k++
 	}
+	if len(groups) > 1 {
+		for _, i := range took {
+			shares[i]--
+		}
+		for i, n := range shares {
+			if n > 0 {
+				if c.owed == nil {
+					c.owed = make(map[groupKey]int)
+				}
+				c.owed[groups[i].key()] = n
+			}
+		}
+		c.res.Grants = slices.Concat(c.res.Grants[:from.grants], inTurn(c.res.Grants[from.grants:], took, order))
+		c.res.Tasks = slices.Concat(c.res.Tasks[:from.tasks], inTurn(c.res.Tasks[from.tasks:], took, order))
+	}
 	return first
 }
 
+// claimed counts what a request had got.
+type claimed struct{ grants, tasks int }
+
+// inTurn brings what several groups yielded into the order in which it was their
+// turn. groups tells of each whose it is.
+func inTurn[T any](got []T, groups, order []int) []T {
+	if len(got) == 0 {
+		return nil
+	}
+	queues := make(map[int][]int, 4)
+	for i := range got {
+		queues[groups[i]] = append(queues[groups[i]], i)
+	}
+	out := make([]T, 0, len(got))
+	for _, g := range order {
+		if q := queues[g]; len(q) > 0 {
+			out = append(out, got[q[0]])
+			queues[g] = q[1:]
+		}
+	}
+	return out
+}
+
 // shareOut asks the picker for as many as are wanted, one after the other, as if
-// each group went on as it begins.
-func (c *claim) shareOut(groups []claimGroup) []int {
-	shares := make([]int, len(groups))
+// each group went on as it begins. order is whose turn each was.
+func (c *claim) shareOut(groups []claimGroup) (shares, order []int) {
+	shares = make([]int, len(groups))
 	want := c.want()
+	// What a group was picked for and has not yielded yet is still its turn.
+	for i := range groups {
+		k := groups[i].key()
+		n := min(c.owed[k], want)
+		delete(c.owed, k)
+		shares[i], want = n, want-n
+		for range n {
+			order = append(order, i)
+		}
+	}
 	heads := make([]flowfabric.Candidate, len(groups))
 	for i := range groups {
 		best := &groups[i].heads[0]
 		priority := c.priorityOf(best.score)
 		heads[i] = flowfabric.Candidate{LaneID: groups[i].lane.id, Namespace: groups[i].visible,
 			Priority: int32(min(priority, flowfabric.MaxPriority)), CreatedAt: flowfabric.Millis(best.score + priority*priorityStep)}
-		if best.score == unsureScore {
-			heads[i].CreatedAt = 0
-		}
 	}
 	for range want {
 		i := c.a.Picker.Pick(heads)
@@ -321,15 +378,17 @@ func (c *claim) shareOut(groups []claimGroup) []int {
 			break
 		}
 		shares[i]++
+		order = append(order, i)
 		c.a.Picker.Taken(heads[i])
 	}
-	return shares
+	return shares, order
 }
 
 // plan spreads a group's share over its best partitions: over those of the highest
 // priority, as many as seem to hold enough. No visit takes what has a lower
 // priority than another head that is known in the lane.
-func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claimGroup) []visitPlan {
+func (c *claim) plan(plans []visitPlan, index, share int, groups []claimGroup) []visitPlan {
+	g := &groups[index]
 	top := c.priorityOf(g.heads[0].score)
 	other := int64(0) // the highest priority among the heads of the lane's other groups
 	for i := range groups {
@@ -343,7 +402,7 @@ func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claim
 			break
 		}
 		n := min(share, h.count)
-		last := i+1 == len(g.heads) || c.priorityOf(g.heads[i+1].score) < top || h.score == unsureScore
+		last := i+1 == len(g.heads) || c.priorityOf(g.heads[i+1].score) < top
 		if last {
 			n = share
 		}
@@ -353,12 +412,9 @@ func (c *claim) plan(plans []visitPlan, g *claimGroup, share int, groups []claim
 		}
 		bound := ""
 		if next > 0 {
-			bound = c.boundFor(min(next, flowfabric.MaxPriority))
-			if h.score != unsureScore {
-				bound = c.boundFor(min(next, top))
-			}
+			bound = c.boundFor(min(next, top))
 		}
-		plans = append(plans, visitPlan{group: g, head: h, n: n, bound: bound})
+		plans = append(plans, visitPlan{group: g, index: index, head: h, n: n, bound: bound})
 		share -= n
 		if last {
 			break
@@ -429,9 +485,9 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 		return err
 	}
 	removed := int(list.int(1))
-	next, left := list.str(2), false
+	next := list.str(2)
 	score, err := strconv.ParseInt(next, 10, 64)
-	left = next != "" && err == nil
+	left := err == nil
 	lane := p.group.lane
 	c.seen += max(removed, 1)
 	var first error
@@ -445,6 +501,9 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 		}
 	}
 	c.s.ready.visited(lane.id, p.head.part, p.since, p.head.buckets, left, score, removed)
+	if next == "look" {
+		c.s.ready.unknown(lane.id, p.head.part)
+	}
 	c.settle(ctx, p, used)
 	return first
 }
@@ -468,43 +527,97 @@ func (c *claim) keep(p *visitPlan, msg *vk.ValkeyMessage) (slotUse, error) {
 	g := flowfabric.Grant{ExecutionID: flowfabric.ExecutionID(tag + ":" + f.str(0)), PartitionKey: tag, GrantID: f.str(1),
 		ExpiresAt: f.ms(2), LaneID: p.group.lane.id, Kind: claimKind(&d, "grant", f.str(3))}
 	c.res.Grants = append(c.res.Grants, g)
+	c.s.granted.note(p.head.part, g.ExpiresAt)
 	return slotUse{id: g.ExecutionID, holder: g.GrantID, lapsesAt: g.ExpiresAt}, nil
 }
 
-// look asks the partitions of which nothing is known, a window at a time, until
-// something turns up that the asker covers; false when all are known and hold
-// nothing for it.
-func (c *claim) look(ctx context.Context) (bool, error) {
-	parts := len(c.s.tags)
-	for i := range c.lanes {
-		lane := &c.lanes[i]
-		for !lane.full && lane.looked < parts {
-			window := make([]uint16, 0, flowfabric.MaxPartitionsPerScan)
-			c.s.ready.mu.Lock()
-			l := c.s.ready.lane(lane.id)
-			if l.unknown == 0 {
-				lane.looked = parts
-			}
-			for lane.looked < parts && len(window) < cap(window) {
-				p := uint16((lane.start + lane.looked) % parts)
-				lane.looked++
-				if !l.looked[p] {
-					window = append(window, p)
-				}
-			}
-			c.s.ready.mu.Unlock()
-			if len(window) == 0 {
-				continue
-			}
-			if err := c.s.peek(ctx, lane.id, window); err != nil {
-				return false, err
-			}
-			if len(c.groups()) > 0 {
-				return true, nil
+// grantsOut remembers by partition when the first grant lapses that this process
+// has issued and nobody has acted upon, as far as is known.
+type grantsOut struct {
+	mu     sync.Mutex
+	byPart map[uint16]flowfabric.Millis
+	first  atomic.Int64
+}
+
+func (g *grantsOut) note(part uint16, expires flowfabric.Millis) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.byPart == nil {
+		g.byPart = make(map[uint16]flowfabric.Millis)
+	}
+	if at, ok := g.byPart[part]; !ok || expires < at {
+		g.byPart[part] = expires
+	}
+	if at := g.first.Load(); at == 0 || int64(expires) < at {
+		g.first.Store(int64(expires))
+	}
+}
+
+// due takes out the partitions whose first grant has lapsed at now.
+func (g *grantsOut) due(now flowfabric.Millis) []uint16 {
+	if at := g.first.Load(); at == 0 || flowfabric.Millis(at) > now {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var parts []uint16
+	first := flowfabric.Millis(0)
+	for part, at := range g.byPart {
+		switch {
+		case at <= now:
+			parts = append(parts, part)
+			delete(g.byPart, part)
+		case first == 0 || at < first:
+			first = at
+		}
+	}
+	g.first.Store(int64(first))
+	return parts
+}
+
+// lapseGrants acts on the lapsed grants of this process before a claim chooses, so
+// that what they hid is offered at its old place.
+func (s *Store) lapseGrants(ctx context.Context) error {
+	parts := s.granted.due(s.Now())
+	if len(parts) == 0 {
+		return nil
+	}
+	reqs := make([]request, len(parts))
+	for i, p := range parts {
+		reqs[i] = request{fn: "ff_lapse_grants", tag: s.tag(p)}
+	}
+	for _, a := range s.calls(ctx, reqs) {
+		if a.err != nil {
+			return a.err
+		}
+		list, err := a.msg.AsStrSlice()
+		if err != nil {
+			return badAnswer("ff_lapse_grants")
+		}
+		for _, line := range list {
+			if ev, ok := s.readTold(line); ok {
+				s.emit(ev)
 			}
 		}
 	}
-	return false, nil
+	return nil
+}
+
+// look asks the partitions of which nothing is known: all of them when a lane is
+// asked for the first time or notices were missed, later those on which a claim
+// left nothing of its own.
+func (c *claim) look(ctx context.Context) error {
+	for i := range c.lanes {
+		lane := &c.lanes[i]
+		parts := c.s.ready.unlooked(lane.id, lane.start)
+		if len(parts) == 0 {
+			continue
+		}
+		if err := c.s.peek(ctx, lane.id, parts); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // label labels the buckets that hold work in the asker's lanes and that nobody

@@ -50,21 +50,33 @@ type slotUse struct {
 // takeSlots takes up to n slots of a lane, as many as its bound leaves; all
 // without a bound. A claim takes them before it claims, claims no more than it got,
 // and then calls settleSlots, whatever it came to. Where it does not, they lapse.
-// Fewer than n make the next slot that becomes free raise a lane event.
+// Fewer than n make the next slot that becomes free raise a lane event; what
+// executions owe that have ended is settled before.
 func (s *Store) takeSlots(ctx context.Context, lane flowfabric.LaneID, bound, n int) (slots, error) {
+	held := slots{lane: lane}
 	if n <= 0 {
-		return slots{lane: lane}, nil
+		return held, nil
 	}
 	args := make([]string, 2, n+2)
 	args[0], args[1] = strconv.Itoa(bound), strconv.Itoa(slotLapseMs)
 	for range n {
 		args = append(args, uuid.NewString())
 	}
-	got, err := s.callStrs(ctx, "ff_take_slots", slotTag(lane), args...)
-	if err != nil {
-		return slots{}, err
+	for {
+		got, err := s.callStrs(ctx, "ff_take_slots", slotTag(lane), args...)
+		if err != nil {
+			return held, err
+		}
+		took := 2 + int(toInt(got[0]))
+		held.tokens = append(held.tokens, args[2:took]...)
+		args = slices.Delete(args, 2, took)
+		if len(args) == 2 {
+			return held, nil
+		}
+		if settled, err := s.sweepOutbox(ctx); err != nil || settled.Rows == 0 {
+			return held, err
+		}
 	}
-	return slots{lane, args[2 : 2+toInt(got[0])]}, nil
 }
 
 // settleSlots gives slots to what was granted or claimed and frees the others. With
@@ -155,7 +167,7 @@ func (s *Store) drainOutbox(ctx context.Context, partition uint16) (int, error) 
 
 // sweepOutbox settles what all partitions owe, up to outboxBatch entries of each.
 func (s *Store) sweepOutbox(ctx context.Context) (flowfabric.SweepResult, error) {
-	all := make([]uint16, s.parts.NumFlowPartitions)
+	all := make([]uint16, len(s.tags))
 	for p := range all {
 		all[p] = uint16(p)
 	}
@@ -163,17 +175,9 @@ func (s *Store) sweepOutbox(ctx context.Context) (flowfabric.SweepResult, error)
 }
 
 func (s *Store) drain(ctx context.Context, parts ...uint16) (res flowfabric.SweepResult, err error) {
-	reqs := make([]request, len(parts))
-	for i, p := range parts {
-		reqs[i] = request{fn: "ff_outbox_due", tag: s.tag(p), args: []string{strconv.Itoa(outboxBatch)}, readOnly: true}
-	}
 	var due []owed
-	for i, a := range s.callMany(ctx, reqs) {
-		entries, failed := strs(a)
-		if failed != nil {
-			err = failed
-			continue
-		}
+	outboxes, err := s.askParts(ctx, parts, "ff_outbox_due", strconv.Itoa(outboxBatch))
+	for i, entries := range outboxes {
 		res.More = res.More || len(entries) == outboxBatch
 		for _, e := range entries {
 			due = append(due, owed{parts[i], e})
@@ -198,7 +202,7 @@ func (s *Store) drain(ctx context.Context, parts ...uint16) (res flowfabric.Swee
 		}
 		acks[o.part] = append(acks[o.part], o.entry)
 	}
-	reqs = reqs[:0]
+	var reqs []request
 	for p, entries := range acks {
 		reqs = append(reqs, request{fn: "ff_outbox_ack", tag: s.tag(p), args: entries})
 	}
@@ -237,11 +241,11 @@ func (s *Store) correctSlots(ctx context.Context, lane flowfabric.LaneID) (int, 
 		return 0, err
 	}
 	leased := make(map[string]slotUse)
-	for p, a := range s.callMany(ctx, s.toAll("ff_lane_slots", true, string(lane))) {
-		rows, err := strs(a)
-		if err != nil {
-			return 0, err
-		}
+	leases, err := s.askAll(ctx, "ff_lane_slots", string(lane))
+	if err != nil {
+		return 0, err
+	}
+	for p, rows := range leases {
 		for row := range slices.Chunk(rows, 2) {
 			u := slotUse{id: flowfabric.ExecutionID(s.tag(uint16(p)) + ":" + row[0]), holder: row[1]}
 			leased[slotMember(u.id, u.holder)] = u

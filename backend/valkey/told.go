@@ -1,6 +1,7 @@
 package valkey
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/flowfabric/flowfabric"
@@ -11,17 +12,29 @@ import (
 // need not wait for the message where its own call says it all.
 
 // offered tells that an execution may be claimed. offer is what the library
-// answered: "<lane>\n<namespace>\n<capabilities>", empty when it may not.
+// answered: lane, namespace, capabilities and place in the order, a line each;
+// empty when it may not.
 func (s *Store) offered(id flowfabric.ExecutionID, offer string) {
-	lane, rest, _ := strings.Cut(offer, "\n")
-	namespace, caps, ok := strings.Cut(rest, "\n")
-	if !ok {
-		return
+	if ev, ok := s.readOffer(id.Partition(), offer); ok {
+		s.emit(ev)
 	}
-	part := id.Partition()
-	s.ready.note(flowfabric.LaneID(lane), part, flowfabric.Namespace(namespace), caps, unsureScore)
-	s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: flowfabric.LaneID(lane),
-		Namespace: flowfabric.Namespace(namespace), Required: splitList(caps), Count: 1})
+}
+
+// readOffer notes an offer where this process looks for work, and makes the event
+// of it.
+func (s *Store) readOffer(part uint16, offer string) (flowfabric.WakeEvent, bool) {
+	lines := strings.Split(offer, "\n")
+	if len(lines) != 4 {
+		return flowfabric.WakeEvent{}, false
+	}
+	score, err := strconv.ParseInt(lines[3], 10, 64)
+	if err != nil {
+		return flowfabric.WakeEvent{}, false
+	}
+	ev := flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: flowfabric.LaneID(lines[0]),
+		Namespace: flowfabric.Namespace(lines[1]), Required: splitList(lines[2]), Count: 1}
+	s.ready.note(ev.LaneID, part, ev.Namespace, lines[2], score)
+	return ev, true
 }
 
 // settled tells that executions have ended.

@@ -42,7 +42,7 @@ func (s *Store) Tick(ctx context.Context, a flowfabric.TickArgs) (flowfabric.Tic
 		if err == nil {
 			var list []string
 			if list, err = ans.msg.AsStrSlice(); err == nil {
-				told, err = readTick(list, &res, told)
+				told, err = s.readTick(list, &res, told)
 			}
 		}
 		if err != nil && first == nil {
@@ -65,7 +65,7 @@ func (s *Store) shareOf(cycle uint64) []uint16 {
 }
 
 // readTick adds the answer of one call to the result.
-func readTick(list []string, res *flowfabric.TickResult, told []flowfabric.WakeEvent) ([]flowfabric.WakeEvent, error) {
+func (s *Store) readTick(list []string, res *flowfabric.TickResult, told []flowfabric.WakeEvent) ([]flowfabric.WakeEvent, error) {
 	if len(list) < 5 {
 		return told, badAnswer("ff_tick")
 	}
@@ -87,7 +87,7 @@ func readTick(list []string, res *flowfabric.TickResult, told []flowfabric.WakeE
 		res.Duties[rest[i]] += count
 	}
 	for _, line := range rest[2*n:] {
-		if ev, ok := readTold(line); ok {
+		if ev, ok := s.readTold(line); ok {
 			told = append(told, ev)
 		}
 	}
@@ -96,7 +96,7 @@ func readTick(list []string, res *flowfabric.TickResult, told []flowfabric.WakeE
 
 // readTold reads what a step of a tick led to. The completion itself comes by the
 // channel of endings.
-func readTold(line string) (flowfabric.WakeEvent, bool) {
+func (s *Store) readTold(line string) (flowfabric.WakeEvent, bool) {
 	if line == "" {
 		return flowfabric.WakeEvent{}, false
 	}
@@ -108,12 +108,7 @@ func readTold(line string) (flowfabric.WakeEvent, bool) {
 	if line[0] == 's' {
 		return flowfabric.WakeEvent{Kind: flowfabric.WakeSettled, Partition: part, ExecutionID: flowfabric.ExecutionID(tag + ":" + rest)}, true
 	}
-	lines := strings.SplitN(rest, "\n", 3)
-	if len(lines) != 3 {
-		return flowfabric.WakeEvent{}, false
-	}
-	return flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: flowfabric.LaneID(lines[0]),
-		Namespace: flowfabric.Namespace(lines[1]), Required: splitList(lines[2]), Count: 1}, true
+	return s.readOffer(part, rest)
 }
 
 // partitionOf reads the number of a tag "{fp:N}".

@@ -191,6 +191,7 @@ type Store struct {
 	ready   ready   // where work is
 	scans   scanCursor
 	ticks   cycles
+	granted grantsOut
 	wakes   wakes
 
 	batches  batches
@@ -247,6 +248,10 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	s.startDuties()
 	return s, nil
 }
+
+// Validate reports the first field that Open would refuse, as invalid_input. It
+// reads the files of certificates, and connects to nothing.
+func (c Config) Validate() error { return c.complete() }
 
 // complete checks a Config and fills in the defaults.
 func (c *Config) complete() error {

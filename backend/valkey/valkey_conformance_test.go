@@ -41,7 +41,7 @@ func openOn(t *testing.T, server *valkeytest.Server, o backendtest.Options) back
 		Backend: b, Store: b, Clock: clk, Corrupt: m.corrupt, Displace: m.displace,
 		Reserve: func(_ *testing.T, ns flowfabric.Namespace, key string, id flowfabric.ExecutionID) {
 			until := strconv.FormatInt(int64(clk.NowMillis())+60_000, 10)
-			tag := b.store.tag(keyPartition(b.store.parts, ns, key))
+			tag := b.Store.tag(keyPartition(b.Store.parts, ns, key))
 			server.Must("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
 		},
 		With: openConformance,
@@ -77,7 +77,7 @@ func (m meddler) corrupt(t *testing.T, id flowfabric.ExecutionID, field string) 
 // is not offered into it, and hides it from the ticks.
 func (m meddler) displace(t *testing.T, id flowfabric.ExecutionID) {
 	t.Helper()
-	list, err := m.b.store.fields(t.Context(), id, "lane_id", "bk")
+	list, err := m.b.Store.fields(t.Context(), id, "lane_id", "bk")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -378,14 +378,12 @@ func (s *Store) heard(m vk.PubSubMessage) {
 	switch {
 	case strings.HasPrefix(m.Channel, channelWake):
 		part, ok := partitionOf(m.Channel[len(channelWake):])
-		lines := strings.SplitN(m.Message, "\n", 3)
-		if !ok || len(lines) != 3 {
+		if !ok {
 			return
 		}
-		ev := flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: flowfabric.LaneID(lines[0]),
-			Namespace: flowfabric.Namespace(lines[1]), Required: splitList(lines[2]), Count: 1}
-		s.ready.note(ev.LaneID, part, ev.Namespace, lines[2], unsureScore)
-		s.emit(ev)
+		if ev, ok := s.readOffer(part, m.Message); ok {
+			s.emit(ev)
+		}
 	case strings.HasPrefix(m.Channel, channelDone):
 		part, ok := partitionOf(m.Channel[len(channelDone):])
 		if !ok {

@@ -29,6 +29,9 @@ func (c *cli) embedded(dataDir string) (*config.Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
+	if loaded.Backend.Kind == config.PlaceValkey {
+		return nil, usagef("this works on the file of the embedded store; Valkey keeps its data itself: use its RDB and AOF files, and replicas")
+	}
 	if loaded.StorePath() == "" {
 		return nil, usagef("the %s store has no file", loaded.Backend)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/charmbracelet/lipgloss"
 	"github.com/charmbracelet/lipgloss/table"
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/valkey"
 	"github.com/flowfabric/flowfabric/internal/benchmark"
 	"github.com/flowfabric/flowfabric/internal/config"
 	"github.com/spf13/cobra"
@@ -42,6 +43,7 @@ bytes of storage.
 Scenarios:` + scenarioList(),
 		Example: `  flowfabric bench --backend memory:
   flowfabric bench --backend sqlite:/tmp/bench.db --executions 100000
+  flowfabric bench --backend valkey://127.0.0.1:6379
   flowfabric bench --backend http://127.0.0.1:9090 --token-file token --output json`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBench(cmd, o) },
@@ -80,8 +82,10 @@ func runBench(cmd *cobra.Command, o benchOptions) (err error) {
 	o.config.Backend = benchName(t)
 	o.config.Namespace = flowfabric.Namespace(o.namespace)
 	o.config.Progress = show
+	var opened flowfabric.Backend
 	o.config.Open = func(ctx context.Context) (flowfabric.Backend, error) {
 		b, err := openTarget(ctx, t)
+		opened = b
 		return b, explainUnreachable(err, t)
 	}
 	switch t.place.Kind {
@@ -90,6 +94,8 @@ func runBench(cmd *cobra.Command, o benchOptions) (err error) {
 		o.config.Size = func() (int64, error) { return fileSizes(t.path, t.path+"-wal") }
 	case config.PlaceMemory:
 		o.config.Size = residentBytes
+	case config.PlaceValkey:
+		o.config.Size = func() (int64, error) { return usedMemory(cmd.Context(), opened) }
 	}
 	stop, err := o.profile()
 	if err != nil {
@@ -130,7 +136,7 @@ func benchTarget(cmd *cobra.Command) (target, error) {
 		return target{}, usagef("--server %s and --backend %s contradict each other; give one of them", server, text)
 	}
 	if text == "" {
-		return target{}, usagef("name what to measure: --backend sqlite:FILE, memory: or http://host:port")
+		return target{}, usagef("name what to measure: --backend sqlite:FILE, memory:, valkey://host:port or http://host:port")
 	}
 	place, err := config.ParsePlace(text)
 	if err != nil {
@@ -139,6 +145,11 @@ func benchTarget(cmd *cobra.Command) (target, error) {
 	t := target{place: place, path: place.Path}
 	if place.Kind == config.PlaceEmbedded && place.Path == "" {
 		return target{}, usagef("--backend embedded names no file; write sqlite:FILE")
+	}
+	if place.Kind == config.PlaceValkey { // measured with a server of its own: this process
+		t, err := valkeyTarget(place, text, systemEnvironment().environ)
+		t.valkey.Role = valkey.RoleServer
+		return t, err
 	}
 	if place.Kind != config.PlaceRemote {
 		return t, nil
@@ -153,6 +164,15 @@ func benchName(t target) string {
 		return "memory:"
 	}
 	return t.place.String()
+}
+
+// usedMemory is what the primaries of a Valkey store occupy.
+func usedMemory(ctx context.Context, b flowfabric.Backend) (int64, error) {
+	store, ok := b.(*valkey.Backend)
+	if !ok {
+		return -1, nil
+	}
+	return store.UsedMemory(ctx)
 }
 
 // fileSizes adds up the files; one that is missing counts nothing.

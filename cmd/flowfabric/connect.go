@@ -7,8 +7,10 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/valkey"
 	"github.com/flowfabric/flowfabric/internal/config"
 )
 
@@ -19,7 +21,10 @@ const defaultServer = "http://127.0.0.1:9090"
 type target struct {
 	place config.Place
 	path  string // the embedded store's file
-	token string // for a server; empty is none
+	// valkey is how to reach a Valkey store: as a worker does, which needs a
+	// server beside it.
+	valkey valkey.Config
+	token  string // for a server; empty is none
 	// implied tells that nobody named the server; it is the default one.
 	implied bool
 }
@@ -31,6 +36,8 @@ func (t target) String() string {
 		return t.place.URL
 	case config.PlaceMemory:
 		return "memory"
+	case config.PlaceValkey:
+		return t.place.String()
 	}
 	return t.path
 }
@@ -67,6 +74,8 @@ func (c *cli) target() (target, error) {
 		return c.remoteTarget(place.URL)
 	case config.PlaceMemory:
 		return target{place: place}, nil
+	case config.PlaceValkey:
+		return valkeyTarget(place, text, c.environ)
 	}
 	path := place.Path
 	if path == "" {
@@ -77,6 +86,27 @@ func (c *cli) target() (target, error) {
 		path = loaded.StorePath()
 	}
 	return target{place: place, path: path}, nil
+}
+
+// How long a command waits for a Valkey store, and for a server to prepare it.
+const (
+	valkeyPatience = 10 * time.Second
+	serverPatience = time.Second
+)
+
+// valkeyTarget resolves a Valkey store: its URL, or the settings of FF_VALKEY_*.
+func valkeyTarget(place config.Place, text string, environ []string) (target, error) {
+	loaded, err := config.Load(config.Sources{Environ: environ, Flags: map[string]string{"backend": text}})
+	if err != nil {
+		return target{}, err
+	}
+	cfg, err := loaded.StoreConfig()
+	if err != nil {
+		return target{}, err
+	}
+	cfg.Role, cfg.Lanes, cfg.Feeds = valkey.RoleWorker, nil, nil
+	cfg.ConnectWait, cfg.BootWait = valkeyPatience, serverPatience
+	return target{place: place, valkey: cfg}, nil
 }
 
 func (c *cli) remoteTarget(base string) (target, error) {

@@ -6,6 +6,7 @@ import (
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/remote"
 	"github.com/flowfabric/flowfabric/backend/sqlite"
+	"github.com/flowfabric/flowfabric/backend/valkey"
 	"github.com/flowfabric/flowfabric/internal/config"
 )
 
@@ -20,6 +21,8 @@ func openTarget(ctx context.Context, t target) (flowfabric.Backend, error) {
 		return asBackend(remote.Open(ctx, t.place.URL, opts...))
 	case config.PlaceMemory:
 		return asBackend(sqlite.Open(ctx, sqlite.Config{}))
+	case config.PlaceValkey:
+		return asBackend(valkey.Open(ctx, t.valkey))
 	}
 	return asBackend(sqlite.Open(ctx, sqlite.Config{Path: t.path}))
 }

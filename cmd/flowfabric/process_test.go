@@ -352,7 +352,7 @@ func TestServeRefusals(t *testing.T) {
 		{[]string{"FF_API_TOKEN=tooshort"}, []string{"FF_API_TOKEN", "[redacted]"}},
 		{[]string{"FF_API_TOKENS_FILE=/does/not/exist"}, []string{"FF_API_TOKENS_FILE", "/does/not/exist"}},
 		{[]string{"FF_TLS_CERT_FILE=/does/not/exist", "FF_TLS_KEY_FILE=/nor/this"}, []string{"FF_TLS_CERT_FILE", "/does/not/exist"}},
-		{[]string{"FF_BACKEND=valkey://u:hunter2@h:6379"}, []string{"FF_BACKEND", "no valkey store", "sqlite:FILE"}},
+		{[]string{"FF_BACKEND=valkey://u:hunter2@h:6379/1"}, []string{"FF_BACKEND", "only 0", "[redacted]"}},
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.environ, " "), func(t *testing.T) {

@@ -76,7 +76,7 @@ another, or --backend a store to open directly (sqlite:FILE).`,
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.options.server, "server", "", "server to talk to (default http://127.0.0.1:9090)")
-	flags.StringVar(&c.options.backend, "backend", "", "store to open directly: sqlite:FILE or memory:; or a server's http://… (env FF_BACKEND)")
+	flags.StringVar(&c.options.backend, "backend", "", "store to open directly: sqlite:FILE, memory: or valkey://HOST:PORT; or a server's http://… (env FF_BACKEND)")
 	flags.StringVar(&c.options.tokenFile, "token-file", "", "file that holds the API token (else env FF_API_TOKEN, FF_API_TOKEN_FILE)")
 	flags.Var(&c.options.output, "output", "how to print results: table or json")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{string(outputTable), string(outputJSON)}, cobra.ShellCompDirectiveNoFileComp))

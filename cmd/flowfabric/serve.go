@@ -15,6 +15,7 @@ import (
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/sqlite"
+	"github.com/flowfabric/flowfabric/backend/valkey"
 	"github.com/flowfabric/flowfabric/engine"
 	"github.com/flowfabric/flowfabric/internal/config"
 	"github.com/flowfabric/flowfabric/server"
@@ -36,7 +37,8 @@ reads the tokens file and the certificates again.`,
 		Example: `  flowfabric serve
   flowfabric serve --data-dir /var/lib/flowfabric --lanes default,media
   FF_API_TOKEN_FILE=/etc/flowfabric/token flowfabric serve --listen-addr 0.0.0.0:9090
-  flowfabric serve --backend memory`,
+  flowfabric serve --backend memory
+  flowfabric serve --backend valkey://127.0.0.1:6379`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := c.settings(cmd)
@@ -61,8 +63,14 @@ type process struct {
 	listeners []net.Listener
 	serving   sync.WaitGroup
 	failed    chan error // a listener that ended by itself
-	backend   *sqlite.Backend
+	backend   ownStore
 	control   *control
+}
+
+// ownStore is a store that this process opens for itself, with its engine.
+type ownStore interface {
+	flowfabric.Backend
+	DeclareLanes(ctx context.Context, lanes []flowfabric.LaneID) error
 }
 
 // serveGCPercent lets a server collect less often than the default of 100: up to
@@ -222,15 +230,35 @@ func (p *process) openStore(ctx context.Context, metrics *server.Metrics) error 
 			p.log.Warn("the data directory is open to other users", "path", dir, "mode", info.Mode().Perm().String())
 		}
 	}
-	b, err := sqlite.Open(ctx, p.storeConfig(metrics))
+	var err error
+	if p.cfg.Backend.Kind == config.PlaceValkey {
+		p.backend, err = p.openValkey(ctx, metrics)
+	} else {
+		p.backend, err = asOwn(sqlite.Open(ctx, p.storeConfig(metrics)))
+	}
 	if flowfabric.CodeOf(err) == flowfabric.CodePartitionCountMismatch {
 		return p.nameCounts(err)
 	}
+	return err
+}
+
+// asOwn keeps a nil pointer from becoming a non-nil interface.
+func asOwn[B ownStore](b B, err error) (ownStore, error) {
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.backend = b
-	return nil
+	return b, nil
+}
+
+// openValkey opens the Valkey store as one of its servers.
+func (p *process) openValkey(ctx context.Context, metrics *server.Metrics) (ownStore, error) {
+	cfg, err := p.cfg.StoreConfig()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Logger = p.log.With("component", "store")
+	cfg.Engine = p.engineConfig(metrics)
+	return asOwn(valkey.Open(ctx, cfg))
 }
 
 // nameCounts puts the partition counts that were given, by their variables, in
@@ -253,7 +281,6 @@ func (p *process) nameCounts(err error) error {
 }
 
 func (p *process) storeConfig(metrics *server.Metrics) sqlite.Config {
-	every := p.cfg.Intervals
 	return sqlite.Config{
 		Path:            p.cfg.StorePath(),
 		Feeds:           p.cfg.Feeds,
@@ -261,20 +288,25 @@ func (p *process) storeConfig(metrics *server.Metrics) sqlite.Config {
 		PartitionConfig: filled(p.cfg.Partitions),
 		PoolSize:        p.cfg.EmbeddedPoolSize,
 		StrictLanes:     p.cfg.StrictLanes,
-		Engine: engine.Config{
-			Logger:        p.log.With("component", "engine"),
-			DisableDuties: !p.cfg.Scanners,
-			MaxWaits:      p.cfg.MaxWaits,
-			MaxFeedReads:  p.cfg.MaxFeedSubscriptions,
-			Observer:      metrics.Observer(),
-			Intervals: engine.Intervals{
-				Tick:                every[engine.DutyTick],
-				RouteLabels:         every[engine.DutyRouteLabels],
-				LaneSweep:           every[engine.DutyLaneSweep],
-				WorkerRegistrySweep: every[engine.DutyWorkerRegistrySweep],
-				IndexReconciler:     every[engine.DutyIndexReconciler],
-				FeedTrimmer:         every[engine.DutyFeedTrimmer],
-			},
+		Engine:          p.engineConfig(metrics),
+	}
+}
+
+func (p *process) engineConfig(metrics *server.Metrics) engine.Config {
+	every := p.cfg.Intervals
+	return engine.Config{
+		Logger:        p.log.With("component", "engine"),
+		DisableDuties: !p.cfg.Scanners,
+		MaxWaits:      p.cfg.MaxWaits,
+		MaxFeedReads:  p.cfg.MaxFeedSubscriptions,
+		Observer:      metrics.Observer(),
+		Intervals: engine.Intervals{
+			Tick:                every[engine.DutyTick],
+			RouteLabels:         every[engine.DutyRouteLabels],
+			LaneSweep:           every[engine.DutyLaneSweep],
+			WorkerRegistrySweep: every[engine.DutyWorkerRegistrySweep],
+			IndexReconciler:     every[engine.DutyIndexReconciler],
+			FeedTrimmer:         every[engine.DutyFeedTrimmer],
 		},
 	}
 }
@@ -311,11 +343,12 @@ func (p *process) seedSecret() error {
 // Without it the server works, only "flowfabric backup" does not reach it.
 func (p *process) startControlSocket() {
 	store := p.cfg.StorePath()
-	if store == "" {
+	copying, ok := p.backend.(backupStore)
+	if store == "" || !ok {
 		return
 	}
 	var err error
-	p.control, err = startControl(socketOf(store), p.backend, p.log.With("component", "control"))
+	p.control, err = startControl(socketOf(store), copying, p.log.With("component", "control"))
 	if err != nil {
 		p.log.Warn("no control socket: backup can't reach this server", "error", err.Error())
 	}
@@ -343,6 +376,9 @@ func (p *process) address() string {
 func (p *process) storeName() string {
 	if path := p.cfg.StorePath(); path != "" {
 		return "store " + path
+	}
+	if p.cfg.Backend.Kind == config.PlaceValkey {
+		return "store " + fmt.Sprint(p.backend)
 	}
 	return "store in memory, nothing is kept"
 }

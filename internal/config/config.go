@@ -22,6 +22,8 @@ type Config struct {
 	// DataDir is the directory of the embedded store and of generated secrets.
 	// It is empty for a store that keeps nothing on disk.
 	DataDir string
+	// Valkey is how to reach a Valkey store; see StoreConfig.
+	Valkey Valkey
 	// EmbeddedPoolSize is the number of connections of the embedded store, 2..1000:
 	// one writer, the rest readers.
 	EmbeddedPoolSize int

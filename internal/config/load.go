@@ -326,6 +326,11 @@ func (c *Config) check() []error {
 		refuse("FF_BACKEND", c.Backend.String(), "is a server, not a store; a server opens %s", Available)
 	}
 	c.settleDataDir(refuse)
+	if c.Backend.Kind == PlaceValkey {
+		if _, err := c.StoreConfig(); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	for _, l := range []struct{ variable, addr string }{{"FF_LISTEN_ADDR", c.ListenAddr}, {"FF_METRICS_ADDR", c.MetricsAddr}} {
 		if l.variable == "FF_METRICS_ADDR" && !c.MetricsAuth {
 			continue // carries nothing secret: open by design
@@ -358,7 +363,7 @@ func (c *Config) check() []error {
 // makes its directory the data directory.
 func (c *Config) settleDataDir(refuse func(variable, value, format string, args ...any)) {
 	switch {
-	case c.Backend.Kind == PlaceMemory:
+	case c.Backend.Kind == PlaceMemory, c.Backend.Kind == PlaceValkey:
 		c.DataDir = ""
 	case c.Backend.Path != "":
 		dir := filepath.Dir(c.Backend.Path)
@@ -372,7 +377,7 @@ func (c *Config) settleDataDir(refuse func(variable, value, format string, args 
 // StoreFile is the name of the embedded store's file in the data directory.
 const StoreFile = "flowfabric.db"
 
-// StorePath returns the file of the embedded store, "" for the memory store.
+// StorePath returns the file of the embedded store, "" for every other store.
 func (c *Config) StorePath() string {
 	if c.Backend.Kind != PlaceEmbedded {
 		return ""

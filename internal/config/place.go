@@ -3,6 +3,9 @@ package config
 import (
 	"net/url"
 	"strings"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/valkey"
 )
 
 // PlaceKind says what kind of store, or server, a [Place] names.
@@ -13,10 +16,11 @@ const (
 	PlaceEmbedded PlaceKind = "embedded" // a SQLite file
 	PlaceMemory   PlaceKind = "memory"   // in this process, nothing on disk
 	PlaceRemote   PlaceKind = "remote"   // a flowfabric server, over HTTP
+	PlaceValkey   PlaceKind = "valkey"   // a Valkey store, one node or a cluster
 )
 
 // Available lists the forms of FF_BACKEND that this build serves.
-const Available = "embedded, memory, sqlite:FILE, memory:"
+const Available = "embedded, memory, valkey, sqlite:FILE, memory:, valkey://HOST:PORT"
 
 // Place is a parsed FF_BACKEND or --backend: a kind of store and, where the text
 // was a URL, where it is.
@@ -25,7 +29,9 @@ type Place struct {
 	// Path is the file of sqlite:FILE; empty for plain "embedded", which lives in
 	// the data directory.
 	Path string
-	// URL is the base address of a remote server, without trailing slashes.
+	// URL is the base address of a remote server, without trailing slashes, or
+	// the URL of a Valkey store, which may hold a password; it is empty for plain
+	// "valkey", which the settings describe.
 	URL string
 	// text is what was given.
 	text string
@@ -49,7 +55,10 @@ func ParsePlace(s string) (Place, error) {
 	case "memory", "memory:":
 		p.Kind = PlaceMemory
 		return p, nil
-	case "valkey", "postgres":
+	case "valkey":
+		p.Kind = PlaceValkey
+		return p, nil
+	case "postgres":
 		return p, lacking(s)
 	case "remote":
 		return p, badValue("names no server; write http://host:port")
@@ -64,7 +73,7 @@ func ParsePlace(s string) (Place, error) {
 	case "http", "https":
 		return parseRemotePlace(p)
 	case "valkey", "valkeys", "redis", "rediss":
-		return p, lacking("valkey")
+		return parseValkeyPlace(p)
 	case "postgres", "postgresql":
 		return p, lacking("postgres")
 	case "memory":
@@ -95,6 +104,17 @@ func parseSQLitePlace(p Place, rest string) (Place, error) {
 	return p, nil
 }
 
+func parseValkeyPlace(p Place) (Place, error) {
+	if _, err := valkey.Parse(p.text); err != nil {
+		if e := flowfabric.AsError(err); e != nil {
+			return p, badValue("%s", e.Message)
+		}
+		return p, err
+	}
+	p.Kind, p.URL = PlaceValkey, p.text
+	return p, nil
+}
+
 func parseRemotePlace(p Place) (Place, error) {
 	base, err := ParseServerURL(p.text)
 	if err != nil {
@@ -119,24 +139,24 @@ func ParseServerURL(s string) (string, error) {
 	return strings.TrimRight(s, "/"), nil
 }
 
-// redactURL replaces the password of a URL.
+// redactURL replaces the password of a URL. One that holds a "/" or "?", which
+// it should not, ends at the last "@" all the same.
 func redactURL(s string) string {
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok {
 		return s
 	}
-	authority, path, hasPath := strings.Cut(rest, "/")
-	at := strings.LastIndex(authority, "@")
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 || !strings.Contains(rest[:end], "@") && strings.Contains(rest[end:], "@") {
+		end = len(rest)
+	}
+	at := strings.LastIndex(rest[:end], "@")
 	if at < 0 {
 		return s
 	}
-	user, _, hasPassword := strings.Cut(authority[:at], ":")
+	user, _, hasPassword := strings.Cut(rest[:at], ":")
 	if !hasPassword {
 		return s
 	}
-	s = scheme + "://" + user + ":" + Redacted + authority[at:]
-	if hasPath {
-		s += "/" + path
-	}
-	return s
+	return scheme + "://" + user + ":" + Redacted + rest[at:]
 }

@@ -88,10 +88,11 @@ func (c *Config) FindSecret() (Secret, error) {
 // EnsureSecret is [Config.FindSecret], but generates 32 random bytes when there
 // is no secret yet. With a data directory they are written to its secret file by
 // create-exclusive, mode 0600, and synced, directory included, before this
-// returns; the memory store gets a secret that no file keeps.
+// returns; the memory store gets a secret that no file keeps. A shared store gets
+// none: all its servers must be given the same.
 func (c *Config) EnsureSecret() (Secret, error) {
 	s, err := c.FindSecret()
-	if err != nil || s.Origin != SecretNone {
+	if err != nil || s.Origin != SecretNone || c.Backend.Kind == PlaceValkey {
 		return s, err
 	}
 	raw := make([]byte, secretBytes)

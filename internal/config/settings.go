@@ -59,6 +59,7 @@ func (s Setting) Key() string { return strings.ToLower(s.Name) }
 // The groups of settings, in the order people see them.
 const (
 	groupStore   = "Store"
+	groupValkey  = "Valkey"
 	groupHTTP    = "HTTP"
 	groupAuth    = "Authentication"
 	groupSecrets = "Waitpoint secret"
@@ -105,7 +106,7 @@ const maxGrace = 30 * 24 * time.Hour
 func table() []Setting {
 	rows := []Setting{
 		{Name: "BACKEND", Default: "embedded", Kind: KindString, Group: groupStore, emptyRefused: true,
-			Doc: "store: embedded, memory, or a URL: sqlite:FILE, memory:",
+			Doc: "store: embedded, memory, valkey, or a URL: sqlite:FILE, memory:, valkey://[USER:PASSWORD@]HOST:PORT",
 			set: func(c *Config, s string) (err error) { c.Backend, err = ParsePlace(s); return }},
 		{Name: "DATA_DIR", Default: "./flowfabric-data", Kind: KindPath, Group: groupStore, emptyRefused: true,
 			Doc: "directory of the embedded store and of generated secrets; created 0700, owned by one process",
@@ -131,7 +132,9 @@ func table() []Setting {
 		{Name: "STRICT_LANES", Default: "false", Kind: KindBool, Group: groupStore,
 			Doc: "refuse lanes that nobody declared",
 			set: boolTo(func(c *Config) *bool { return &c.StrictLanes })},
-
+	}
+	rows = append(rows, valkeyRows()...)
+	rows = append(rows, []Setting{
 		{Name: "LISTEN_ADDR", Default: "127.0.0.1:9090", Kind: KindAddr, Group: groupHTTP, emptyRefused: true,
 			Doc: "API listener",
 			set: addrTo(func(c *Config) *string { return &c.ListenAddr })},
@@ -189,7 +192,7 @@ func table() []Setting {
 		{Name: "SCANNERS", Default: "true", Kind: KindBool, Group: groupDuties,
 			Doc: "run the background duties; false makes an API-only replica",
 			set: boolTo(func(c *Config) *bool { return &c.Scanners })},
-	}
+	}...)
 	for _, d := range duties {
 		key := strings.ToLower(d.name)
 		rows = append(rows, Setting{Name: d.name + "_INTERVAL", Default: d.interval.String(), Kind: KindDuration, Group: groupDuties,

@@ -86,7 +86,7 @@ func (m *Store) IssueGrantAndClaim(ctx context.Context, a flowfabric.IssueGrantA
 	}
 	mint(&in)
 	return m.claim(ctx, a.ExecutionID, func(e *entry, now flowfabric.Millis) (c rules.Claimed, fx rules.Effects, err error) {
-		if !in.OperatorOverride && !rules.RepeatsClaim(e.st, &in) {
+		if !rules.RepeatsClaim(e.st, &in) {
 			if err := m.laneOpen(e.st.Exec.LaneID); err != nil {
 				return c, fx, err
 			}
@@ -149,9 +149,8 @@ func (m *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaim
 		if a.Capabilities == nil {
 			in.Capabilities = m.registered(st.Exec.Namespace, a.WorkerInstanceID, now)
 		}
-		if m.laneOpen(st.Exec.LaneID) != nil {
-			return flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimNotReclaimable,
-				Detail: "admission_denied: lane " + string(st.Exec.LaneID) + " is disabled"}, rules.Effects{}, nil
+		if closed := m.laneOpen(st.Exec.LaneID); closed != nil {
+			return rules.DenyReclaimGrant(st, in, flowfabric.AsError(closed).Message, now)
 		}
 		return rules.IssueReclaimGrant(st, in, now)
 	})

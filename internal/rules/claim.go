@@ -214,6 +214,24 @@ func IssueReclaimGrant(s *State, in GrantInput, now flowfabric.Millis) (flowfabr
 	return flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimGranted, Grant: &g}, join(lapse, fx), nil
 }
 
+// DenyReclaimGrant is IssueReclaimGrant where admission refuses it: the lapse is
+// marked all the same, what the state, lane, grant or capabilities forbid is said
+// first, and nothing is issued or ended.
+func DenyReclaimGrant(s *State, in GrantInput, reason string, now flowfabric.Millis) (flowfabric.IssueReclaimGrantResult, Effects, error) {
+	var lapse Effects
+	if overdue(&s.Exec, now) {
+		if lapse = markLapsed(s, now); lapse.Err != nil {
+			return flowfabric.IssueReclaimGrantResult{}, Effects{}, lapse.Err
+		}
+	}
+	probe := *s
+	res, _, err := IssueReclaimGrant(&probe, in, now)
+	if err == nil && res.Outcome != flowfabric.ReclaimNotReclaimable {
+		res = flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimNotReclaimable, Detail: "admission_denied: " + reason}
+	}
+	return res, lapse, err
+}
+
 // grant writes a grant of the kind, once the state is known to fit.
 func grant(s *State, kind flowfabric.ClaimKind, in GrantInput, now flowfabric.Millis) (flowfabric.Grant, Effects, error) {
 	e := &s.Exec

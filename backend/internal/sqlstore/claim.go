@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"fmt"
 	"maps"
+	"math"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -25,25 +25,50 @@ type claimed struct {
 }
 
 // payload completes claimed tasks with their inputs, which are written once and
-// cannot go away while the lease is held: so they are read outside the writer.
-func (s *Store) payload(ctx context.Context, list []claimed) ([]flowfabric.ClaimedExecution, error) {
+// cannot go away while the lease is held: so they are read outside the writer. A
+// task whose stored input does not decode is left out, and its lease revoked and
+// held for an operator: nobody could run it. The error is that of the first one,
+// or that of the database, and then no task is returned.
+func (s *Store) payload(ctx context.Context, list []claimed) (out []flowfabric.ClaimedExecution, spoilt, err error) {
 	if len(list) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
-	out := make([]flowfabric.ClaimedExecution, len(list))
-	err := s.db.Read(context.WithoutCancel(ctx), func(c Conn) error {
+	ctx = context.WithoutCancel(ctx)
+	out = make([]flowfabric.ClaimedExecution, 0, len(list))
+	var bad []flowfabric.ClaimedExecution
+	err = s.db.Read(ctx, func(c Conn) error {
+		out, bad, spoilt = out[:0], bad[:0], nil
 		for i := range list {
-			out[i] = list[i].task
-			out[i].Tags = ownTags(out[i].Tags) // the writer keeps the map
+			task := list[i].task
 			encoding, data, err := s.input(c, list[i].xid)
+			if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
+				if bad = append(bad, task); spoilt == nil {
+					spoilt = err
+				}
+				continue
+			}
 			if err != nil {
 				return err
 			}
-			out[i].Payload, out[i].PayloadEncoding = data, encoding
+			task.Tags = ownTags(task.Tags) // the writer keeps the map
+			task.Payload, task.PayloadEncoding = data, encoding
+			out = append(out, task)
 		}
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range bad {
+		id := bad[i].ExecutionID
+		s.cfg.Logger.Error("a claimed execution's input does not decode; it is held", "execution_id", id, "error", spoilt)
+		_, err := s.RevokeLease(ctx, flowfabric.RevokeLeaseArgs{ExecutionID: id, ExpectedLeaseID: bad[i].Fence.LeaseID,
+			Reason: string(flowfabric.CodeCorruptRecord), RevokedBy: "backend", Hold: true})
+		if err != nil {
+			s.cfg.Logger.Warn("its lease is left to expire", "execution_id", id, "error", err)
+		}
+	}
+	return out, spoilt, nil
 }
 
 // ownTags is a map that the caller may change, never nil.
@@ -80,7 +105,13 @@ func (s *Store) claimOne(ctx context.Context, id flowfabric.ExecutionID, check f
 		if !fx.Changed {
 			return nil
 		}
-		return tx.save(r, &fx)
+		if err := tx.save(r, &fx); err != nil {
+			return err
+		}
+		if refused == nil {
+			s.warnReclaims(&c.Task)
+		}
+		return nil
 	})
 	if err == nil {
 		err = refused
@@ -88,11 +119,23 @@ func (s *Store) claimOne(ctx context.Context, id flowfabric.ExecutionID, check f
 	if err != nil {
 		return flowfabric.ClaimedExecution{}, err
 	}
-	tasks, err := s.payload(ctx, []claimed{got})
+	tasks, spoilt, err := s.payload(ctx, []claimed{got})
+	if err == nil {
+		err = spoilt
+	}
 	if err != nil {
 		return flowfabric.ClaimedExecution{}, err
 	}
 	return tasks[0], nil
+}
+
+// warnReclaims logs a warning at every hundredth reclaim of an execution.
+// (Specification 02, section 5.5.)
+func (s *Store) warnReclaims(t *flowfabric.ClaimedExecution) {
+	if t.ClaimKind == flowfabric.ClaimReclaim && t.LeaseReclaimCount%100 == 0 {
+		s.cfg.Logger.Warn("an execution has been reclaimed many times", "execution_id", t.ExecutionID,
+			"execution_kind", t.Kind, "lane_id", t.LaneID, "lease_reclaim_count", t.LeaseReclaimCount)
+	}
 }
 
 // ClaimGranted consumes a grant.
@@ -144,7 +187,7 @@ func (s *Store) IssueGrantAndClaim(ctx context.Context, a flowfabric.IssueGrantA
 	}
 	mint(&in)
 	check := func(tx *Tx, r *row) error {
-		if a.OperatorOverride || rules.RepeatsClaim(r.st, &in) { // a repeat learns what became of it
+		if rules.RepeatsClaim(r.st, &in) { // a repeat learns what became of it
 			return nil
 		}
 		return s.laneOpen(r.st.Exec.LaneID)
@@ -212,10 +255,9 @@ func (s *Store) IssueReclaimGrant(ctx context.Context, a flowfabric.IssueReclaim
 		if a.Capabilities == nil {
 			in.Capabilities = s.registeredCapabilities(st.Exec.Namespace, a.WorkerInstanceID, tx.Now)
 		}
-		if err := s.laneOpen(st.Exec.LaneID); err != nil {
-			res = flowfabric.IssueReclaimGrantResult{Outcome: flowfabric.ReclaimNotReclaimable,
-				Detail: fmt.Sprintf("admission_denied: lane %s is disabled", st.Exec.LaneID)}
-			return fx, nil
+		if closed := s.laneOpen(st.Exec.LaneID); closed != nil {
+			res, fx, err = rules.DenyReclaimGrant(st, in, flowfabric.AsError(closed).Message, tx.Now)
+			return fx, err
 		}
 		res, fx, err = rules.IssueReclaimGrant(st, in, tx.Now)
 		return fx, err
@@ -237,9 +279,6 @@ func (s *Store) ReleaseGrant(ctx context.Context, a flowfabric.ReleaseGrantArgs)
 	}
 	return released, err
 }
-
-var qListOffered = &Query{`select part, uuid, prio_key, id_rank from executions where bucket = ? and offered = 1
-	order by prio_key, id_rank, uuid limit ?`}
 
 // ListEligible returns candidates in claim order.
 func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs) ([]flowfabric.ExecutionID, error) {
@@ -266,9 +305,9 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	if disabled {
 		return nil, nil
 	}
-	count := s.parts.NumFlowPartitions
+	count, read := s.parts.NumFlowPartitions, int64(limit)
 	if a.Partitions > 0 && a.Partitions < count {
-		count = a.Partitions
+		count, read = a.Partitions, math.MaxInt64 // until there are enough of the window
 	}
 	inWindow := func(part uint16) bool {
 		d := (int(part) - int(a.FirstPartition) + s.parts.NumFlowPartitions) % s.parts.NumFlowPartitions
@@ -282,16 +321,12 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 		}
 	}
 	s.bucketMu.RUnlock()
-	type entry struct {
-		key headKey
-		id  flowfabric.ExecutionID
-	}
-	var best []entry
+	var best []headKey
 	err = s.db.Read(ctx, func(c Conn) error {
 		for _, b := range covered {
-			q := c.Stmt(qListOffered)
+			q := c.Stmt(qBucketWindow)
 			q.Int(b.id)
-			q.Int(int64(flowfabric.MaxListExamined))
+			q.Int(read)
 			for n := 0; n < limit; {
 				ok, err := q.Next()
 				if err != nil {
@@ -300,13 +335,13 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 				if !ok {
 					break
 				}
-				k := rowKey{part: uint16(q.ColInt(0))}
-				copy(k.uuid[:], q.ColBlob(1, nil))
-				if !inWindow(k.part) {
+				k := headKey{prio: q.ColInt(0), rank: q.ColInt(1)}
+				if !inWindow(partOfRank(k.rank)) {
 					continue
 				}
 				n++
-				best = append(best, entry{headKey{q.ColInt(2), q.ColInt(3), k.uuid}, executionID(k)})
+				q.ColBlob(2, k.uuid[:0])
+				best = append(best, k)
 			}
 			q.Stop()
 		}
@@ -315,10 +350,10 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	if err != nil {
 		return nil, err
 	}
-	sortBy(best, func(x, y entry) bool { return x.key.less(y.key) })
+	sortBy(best, headKey.less)
 	ids := make([]flowfabric.ExecutionID, 0, min(limit, len(best)))
 	for i := 0; i < len(best) && i < limit; i++ {
-		ids = append(ids, best[i].id)
+		ids = append(ids, executionID(best[i].rowKey()))
 	}
 	return ids, nil
 }

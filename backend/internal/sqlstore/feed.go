@@ -303,7 +303,10 @@ func (s *Store) TrimFeeds(ctx context.Context) (flowfabric.SweepResult, error) {
 	if err := s.db.Write(ctx, s.parts.NumFlowPartitions, func(tx *Tx) error { return tx.saveHeadsAndClock() }); err != nil {
 		return total, err
 	}
-	return total, s.trimSpent(ctx)
+	if err := s.trimSpent(ctx); err != nil {
+		return total, err
+	}
+	return total, s.dropBuckets(ctx)
 }
 
 func (tx *Tx) trimFeed(n int) (res flowfabric.SweepResult, err error) {

@@ -16,6 +16,9 @@ type liveGrants struct {
 	mu    sync.Mutex
 	byKey map[rowKey]liveGrant
 	lanes map[flowfabric.LaneID]int64 // issued by the scheduler
+	// soonest is no later than the first lapse, so that most claims need look no
+	// further.
+	soonest flowfabric.Millis
 }
 
 type liveGrant struct {
@@ -36,6 +39,9 @@ func (g *liveGrants) note(r *row) {
 		return
 	}
 	n := liveGrant{r.bucket.lane, r.st.Grant.ExpiresAt, r.st.Grant.IssuedBy == flowfabric.IssuedByScheduler}
+	if len(g.byKey) == 0 || n.expiresAt < g.soonest {
+		g.soonest = n.expiresAt
+	}
 	g.byKey[r.key] = n
 	if n.scheduled {
 		g.lanes[n.lane]++
@@ -53,12 +59,16 @@ func (g *liveGrants) reset() {
 func (g *liveGrants) due(now flowfabric.Millis) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if len(g.byKey) == 0 || now < g.soonest {
+		return false
+	}
+	first := true
 	for _, l := range g.byKey {
-		if now >= l.expiresAt {
-			return true
+		if first || l.expiresAt < g.soonest {
+			g.soonest, first = l.expiresAt, false
 		}
 	}
-	return false
+	return now >= g.soonest
 }
 
 func (g *liveGrants) drop(k rowKey) {
@@ -82,7 +92,7 @@ func (tx *Tx) granted(lane flowfabric.LaneID) int64 { return tx.s.grants.lanes[l
 
 // lapseGrants offers again what lapsed grants have hidden.
 func (tx *Tx) lapseGrants() error {
-	if len(tx.s.grants.byKey) == 0 {
+	if !tx.s.grants.due(tx.Now) {
 		return nil
 	}
 	var due []rowKey

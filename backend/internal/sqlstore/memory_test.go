@@ -16,14 +16,15 @@ func Memory(tx *Tx) ([]string, error) {
 	for id, b := range s.buckets.byID {
 		head := "none"
 		if b.offered > 0 {
-			k, ok, err := tx.head(b)
+			k, ok, err := tx.head(b, 1)
 			if err != nil {
 				return nil, err
 			}
 			head = fmt.Sprint(k, ok)
 		}
-		_, listed := s.buckets.lanes[b.lane][b]
-		add("bucket %d %s %s %v offered %d listed %t label %v head %s", id, b.lane, b.namespace, b.required, b.offered, listed, b.label, head)
+		_, labelled := s.buckets.labelled[b.lane][b]
+		add("bucket %d %s %s %v members %d empty since %d offered %d labelled %t label %v head %s", id, b.lane, b.namespace, b.required,
+			b.members, b.emptySince.Load(), b.offered, labelled, b.label, head)
 	}
 	for lane, n := range s.buckets.labelled {
 		if len(n) != 0 {

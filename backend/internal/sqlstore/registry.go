@@ -182,8 +182,9 @@ func (s *Store) RegisterWorker(ctx context.Context, a flowfabric.RegisterWorkerA
 	return res, err
 }
 
-// registerImplicit counts a claim request as registration or heartbeat.
-func (tx *Tx) registerImplicit(a *flowfabric.ClaimCandidatesArgs) error {
+// registerImplicit counts a claim request as registration or heartbeat. hash is
+// the digest of its capabilities.
+func (tx *Tx) registerImplicit(a *flowfabric.ClaimCandidatesArgs, hash string) error {
 	ns := a.Namespace
 	if ns == "" {
 		ns = flowfabric.AnyNamespace
@@ -210,9 +211,34 @@ func (tx *Tx) registerImplicit(a *flowfabric.ClaimCandidatesArgs) error {
 	}
 	// What the request mentions counts for this asking, also beyond an explicit
 	// record.
-	asking := reg
-	asking.Lanes, asking.Capabilities, asking.ExpiresAt = a.Lanes, a.Capabilities, tx.Now+1
-	return tx.lift(asking)
+	for _, lane := range a.Lanes {
+		if err := tx.liftCovered(tx.s.buckets.coverage(lane, hash, a.Capabilities), ns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// liftCovered takes off the labels that buckets of the coverage have got since
+// the last claim with its capabilities, in the namespace that the worker serves.
+func (tx *Tx) liftCovered(c *coverage, ns flowfabric.Namespace) error {
+	if c.labelled == 0 {
+		return nil
+	}
+	return c.eachTenant(ns, nil, func(_ flowfabric.Namespace, t *tenant) error {
+		for _, e := range t.labelled {
+			e.labelled = false
+			c.labelled--
+			if e.b.label.UncoveredSince == 0 {
+				continue
+			}
+			if err := tx.label(e.b, rules.Label{LastMismatchAt: e.b.label.LastMismatchAt}); err != nil {
+				return err
+			}
+		}
+		t.labelled = nil
+		return nil
+	})
 }
 
 // lift takes off the labels of all buckets that reg covers.
@@ -301,7 +327,9 @@ func (s *Store) endWorker(ctx context.Context, a flowfabric.MarkWorkerDeadArgs, 
 		if w == nil {
 			return nil
 		}
-		marked = tx.Now < w.ExpiresAt
+		if marked = tx.Now < w.ExpiresAt; !marked { // absent already: this only sweeps it
+			return tx.dropWorker(k, "ttl_swept", "")
+		}
 		return tx.dropWorker(k, kind, a.Reason)
 	})
 	res.Marked = marked

@@ -20,17 +20,14 @@ func sortBy[E any](list []E, less func(x, y E) bool) {
 	})
 }
 
-// Members of a bucket in claim order, read from the index alone.
-var qTakeOffered = &Query{`select prio_key, id_rank, uuid from executions where bucket = ? and offered = 1
-	order by prio_key, id_rank, uuid limit ?`}
-
-// source is one covered bucket during a claim: its next candidates. Nothing is
-// read of a bucket until it is its turn: the writer knows its head.
+// source is what one namespace has to offer in one lane during a claim.
 type source struct {
-	b    *bucket
-	keys []headKey
-	next int
-	more bool // the bucket may hold members beyond those read
+	lane flowfabric.LaneID
+	ns   flowfabric.Namespace
+	t    *tenant
+	// b is the bucket with the best candidate, key that candidate.
+	b   *bucket
+	key headKey
 }
 
 // ClaimCandidates takes up to Max executions in one step.
@@ -40,7 +37,8 @@ func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidate
 	var refused error
 	err := s.db.Write(ctx, a.Max, func(tx *Tx) error {
 		res, list, refused = flowfabric.ClaimCandidatesResult{}, list[:0], nil
-		if refused = tx.registerImplicit(&a); refused != nil {
+		hash := flowfabric.CapabilityDigest(a.Capabilities)
+		if refused = tx.registerImplicit(&a, hash); refused != nil {
 			if flowfabric.AsError(refused) == nil {
 				return refused
 			}
@@ -48,7 +46,7 @@ func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidate
 		}
 		err := tx.lapseGrants()
 		if err == nil {
-			list, err = tx.take(&a, &res, list)
+			list, err = tx.take(&a, hash, &res, list)
 		}
 		return err
 	})
@@ -58,40 +56,72 @@ func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidate
 	if err != nil {
 		return flowfabric.ClaimCandidatesResult{}, err
 	}
-	res.Tasks, err = s.payload(ctx, list)
-	return res, err
+	var spoilt error
+	res.Tasks, spoilt, err = s.payload(ctx, list)
+	if err != nil {
+		return flowfabric.ClaimCandidatesResult{}, err
+	}
+	res.More = res.More || spoilt != nil
+	return res, nil
 }
 
-// sources collects the non-empty buckets that the worker covers, in the lanes
-// that yield claims, and labels those nobody covers.
-func (tx *Tx) sources(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandidatesResult) ([]*source, error) {
-	var out []*source
-	examined := 0
+// sources collects what the worker can take from, in the lanes that yield
+// claims, and labels buckets that nobody covers.
+func (tx *Tx) sources(a *flowfabric.ClaimCandidatesArgs, hash string, res *flowfabric.ClaimCandidatesResult) ([]source, error) {
+	var out []source
+	examine := flowfabric.MaxUncoveredBuckets
 	for _, lane := range a.Lanes {
 		if l := tx.s.lanes[lane]; l != nil && l.State == flowfabric.LaneDisabled {
 			continue
 		}
-		for b := range tx.s.buckets.lanes[lane] {
-			if !visible(b.namespace, a.Namespace, a.Namespaces) {
-				continue
+		full := tx.full(lane)
+		c := tx.s.buckets.coverage(lane, hash, a.Capabilities)
+		err := c.eachTenant(a.Namespace, a.Namespaces, func(ns flowfabric.Namespace, t *tenant) error {
+			if err := tx.examine(t, &examine, res); err != nil || full {
+				return err
 			}
-			if len(b.required) == 0 || len(flowfabric.MissingCapabilities(b.required, a.Capabilities)) == 0 {
-				out = append(out, &source{b: b})
-				continue
+			src := source{lane: lane, ns: ns, t: t}
+			ok, err := tx.advance(&src, a.Max)
+			if ok {
+				out = append(out, src)
 			}
-			if examined++; examined > flowfabric.MaxUncoveredBuckets {
-				continue
-			}
-			was := b.label.UncoveredSince
-			if err := tx.uncovered(b); err != nil {
-				return nil, err
-			}
-			if was == 0 && b.label.UncoveredSince != 0 {
-				res.UncoveredLabelled++
-			}
+			return err
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// examine looks at the tenant's buckets that the worker does not cover, as many
+// as are left to look at, and labels those that nobody covers. The next claim
+// goes on behind them.
+func (tx *Tx) examine(t *tenant, left *int, res *flowfabric.ClaimCandidatesResult) error {
+	for n := len(t.foreign); n > 0 && *left > 0; n-- {
+		if t.next >= len(t.foreign) {
+			t.next = 0
+		}
+		e := t.foreign[t.next]
+		if e.b.offered == 0 {
+			last := len(t.foreign) - 1
+			t.foreign[t.next] = t.foreign[last]
+			t.foreign[last] = nil
+			t.foreign = t.foreign[:last]
+			e.foreign = false
+			continue
+		}
+		t.next++
+		*left--
+		was := e.b.label.UncoveredSince
+		if err := tx.uncovered(e.b); err != nil {
+			return err
+		}
+		if was == 0 && e.b.label.UncoveredSince != 0 {
+			res.UncoveredLabelled++
+		}
+	}
+	return nil
 }
 
 // full reports whether a lane has reached its max_concurrency.
@@ -100,29 +130,16 @@ func (tx *Tx) full(lane flowfabric.LaneID) bool {
 	return l != nil && l.MaxConcurrency > 0 && tx.s.countOf(lane)[leasedSlot]+tx.granted(lane) >= int64(l.MaxConcurrency)
 }
 
-// take lets the picker choose among the heads of the covered buckets until it
-// has enough.
-func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandidatesResult, list []claimed) ([]claimed, error) {
-	sources, err := tx.sources(a, res)
+// take lets the picker choose among the heads of what the worker can take from
+// until it has enough.
+func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, hash string, res *flowfabric.ClaimCandidatesResult, list []claimed) ([]claimed, error) {
+	live, err := tx.sources(a, hash, res)
 	if err != nil {
 		return list, err
 	}
-	hash := flowfabric.CapabilityDigest(a.Capabilities)
-	heads := make([]flowfabric.Candidate, 0, len(sources))
-	live := sources[:0]
-	for _, src := range sources {
-		if tx.full(src.b.lane) {
-			continue
-		}
-		head, ok, err := tx.head(src.b)
-		if err != nil {
-			return list, err
-		}
-		if ok {
-			src.keys, src.more = append(src.keys, head), src.b.offered > 1
-			live = append(live, src)
-			heads = append(heads, tx.candidate(src.b, head))
-		}
+	heads := make([]flowfabric.Candidate, len(live))
+	for i := range live {
+		heads[i] = tx.candidate(live[i].b, live[i].key)
 	}
 	evaluated := 0
 	for len(live) > 0 && len(list)+len(res.Grants) < a.Max {
@@ -134,7 +151,7 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 		if i < 0 || i >= len(live) {
 			break
 		}
-		src := live[i]
+		src := &live[i]
 		took, err := tx.takeNext(a, src, hash, res, &list)
 		if err != nil {
 			return list, err
@@ -143,12 +160,12 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 		if took {
 			a.Picker.Taken(heads[i])
 		}
-		if tx.full(src.b.lane) {
-			live, heads = dropLane(live, heads, src.b.lane)
+		if tx.full(src.lane) {
+			live, heads = dropLane(live, heads, src.lane)
 			continue
 		}
 		want := a.Max - len(list) - len(res.Grants)
-		if want == 0 && src.b.offered > 0 {
+		if want == 0 && src.t.left() {
 			break
 		}
 		ok, err := tx.advance(src, want)
@@ -156,7 +173,7 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 			return list, err
 		}
 		if ok {
-			heads[i] = tx.candidate(src.b, src.keys[src.next])
+			heads[i] = tx.candidate(src.b, src.key)
 			continue
 		}
 		live = slices.Delete(live, i, i+1)
@@ -168,63 +185,81 @@ func (tx *Tx) take(a *flowfabric.ClaimCandidatesArgs, res *flowfabric.ClaimCandi
 	return list, nil
 }
 
-// dropLane leaves out the buckets of a lane that has reached its bound.
-func dropLane(live []*source, heads []flowfabric.Candidate, lane flowfabric.LaneID) ([]*source, []flowfabric.Candidate) {
+// advance moves a source to its best candidate, false when there is none.
+func (tx *Tx) advance(src *source, want int) (ok bool, err error) {
+	src.b, src.key, err = tx.front(src.t, want)
+	return src.b != nil, err
+}
+
+// dropLane leaves out the sources of a lane that has reached its bound.
+func dropLane(live []source, heads []flowfabric.Candidate, lane flowfabric.LaneID) ([]source, []flowfabric.Candidate) {
 	n := 0
-	for i, src := range live {
-		if src.b.lane != lane {
-			live[n], heads[n] = src, heads[i]
+	for i := range live {
+		if live[i].lane != lane {
+			live[n], heads[n] = live[i], heads[i]
 			n++
 		}
 	}
 	return live[:n], heads[:n]
 }
 
-// takeNext takes the next candidate of a bucket; one that does not decode is
-// withheld and counts as not taken.
+// takeNext takes the candidate a source stands at. One that does not decode, or
+// that the rule refuses though the order offers it, is withheld and counts as
+// not taken.
 func (tx *Tx) takeNext(a *flowfabric.ClaimCandidatesArgs, src *source, hash string, res *flowfabric.ClaimCandidatesResult, list *[]claimed) (bool, error) {
-	key := src.keys[src.next].rowKey()
-	src.next++
+	key := src.key.rowKey()
 	r, err := tx.loadKey(key)
 	if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
-		return false, tx.withhold(src.b, key, err)
+		return false, tx.withhold(src.b, src.key, err)
 	}
-	if err != nil || r == nil {
+	if err != nil {
 		return false, err
 	}
-	return tx.takeOne(a, r, hash, res, list)
+	if r == nil {
+		src.b.forget()
+		return false, nil
+	}
+	refused, err := tx.takeOne(a, r, hash, res, list)
+	if err != nil || refused == nil {
+		return err == nil, err
+	}
+	if !r.place.Offered || r.headKey(r.place) != src.key { // it has left the order
+		return false, nil
+	}
+	r.place.Offered = false
+	return false, tx.withhold(src.b, src.key, refused)
 }
 
-func (tx *Tx) takeOne(a *flowfabric.ClaimCandidatesArgs, r *row, hash string, res *flowfabric.ClaimCandidatesResult, list *[]claimed) (bool, error) {
+// takeOne grants or claims one candidate; refused tells why the rule did not.
+func (tx *Tx) takeOne(a *flowfabric.ClaimCandidatesArgs, r *row, hash string, res *flowfabric.ClaimCandidatesResult, list *[]claimed) (refused, err error) {
 	if a.GrantTTLMs > 0 {
-		g, fx, err := rules.OfferGrant(r.st, rules.GrantInput{GrantID: newGrantID(), LaneID: r.bucket.lane, WorkerID: a.WorkerID,
+		g, fx, refused := rules.OfferGrant(r.st, rules.GrantInput{GrantID: newGrantID(), LaneID: r.bucket.lane, WorkerID: a.WorkerID,
 			WorkerInstanceID: a.WorkerInstanceID, Capabilities: a.Capabilities, TTLMs: a.GrantTTLMs, IssuedBy: flowfabric.IssuedByScheduler}, tx.Now)
 		if fx.Changed {
 			if err := tx.save(r, &fx); err != nil {
-				return false, err
+				return refused, err
 			}
 		}
-		if err != nil {
-			return false, nil
+		if refused == nil {
+			res.Grants = append(res.Grants, g)
 		}
-		res.Grants = append(res.Grants, g)
-		return true, nil
+		return refused, nil
 	}
 	in := rules.ClaimInput{LaneID: r.bucket.lane, WorkerID: a.WorkerID, WorkerInstanceID: a.WorkerInstanceID, Capabilities: a.Capabilities,
 		CapabilityHash: hash, LeaseTTLMs: a.LeaseTTLMs, IssuedBy: flowfabric.IssuedByScheduler}
 	mint(&in)
-	c, fx, err := rules.GrantAndClaim(r.st, in, tx.Now)
+	c, fx, refused := rules.GrantAndClaim(r.st, in, tx.Now)
 	if fx.Changed {
-		r.counted = err == nil
+		r.counted = refused == nil
 		if err := tx.save(r, &fx); err != nil {
-			return false, err
+			return refused, err
 		}
 	}
-	if err != nil {
-		return false, nil
+	if refused == nil {
+		tx.s.warnReclaims(&c.Task)
+		*list = append(*list, claimed{r.xid, c.Task})
 	}
-	*list = append(*list, claimed{r.xid, c.Task})
-	return true, nil
+	return refused, nil
 }
 
 // candidate describes a member of a bucket by its place in the order alone.
@@ -241,49 +276,20 @@ func (tx *Tx) candidate(b *bucket, k headKey) flowfabric.Candidate {
 	return c
 }
 
-// advance makes sure that src has a next candidate, reading more when it must.
-func (tx *Tx) advance(src *source, want int) (bool, error) {
-	if src.next < len(src.keys) {
-		return true, nil
-	}
-	if !src.more || src.b.offered == 0 {
-		return false, nil
-	}
-	src.keys, src.next = src.keys[:0], 0
-	limit := min(max(want, 1), flowfabric.MaxClaimTasks)
-	q := tx.conn.Stmt(qTakeOffered)
-	q.Int(src.b.id)
-	q.Int(int64(limit))
-	for {
-		ok, err := q.Next()
-		if err != nil {
-			return false, err
-		}
-		if !ok {
-			break
-		}
-		k := headKey{prio: q.ColInt(0), rank: q.ColInt(1)}
-		q.ColBlob(2, k.uuid[:0])
-		src.keys = append(src.keys, k)
-	}
-	src.more = len(src.keys) == limit
-	return len(src.keys) > 0, nil
-}
-
 var qWithhold = &Query{`update executions set offered = 0 where part = ? and uuid = ?`}
 
-// withhold takes a candidate that does not decode out of the order of claimers,
+// withhold takes a candidate that cannot be taken out of the order of claimers,
 // so that it stands in nobody's way. A reconcile names it, and puts it back once
-// it decodes.
-func (tx *Tx) withhold(b *bucket, key rowKey, cause error) error {
-	tx.s.cfg.Logger.Error("a candidate does not decode and is withheld", "execution_id", executionID(key), "error", cause)
+// it is sound.
+func (tx *Tx) withhold(b *bucket, k headKey, cause error) error {
+	key := k.rowKey()
+	tx.s.cfg.Logger.Error("a candidate cannot be taken and is withheld", "execution_id", executionID(key), "error", cause)
 	q := tx.conn.Stmt(qWithhold)
 	q.Int(int64(key.part))
 	q.Blob(key.uuid[:])
 	if err := q.Exec(); err != nil {
 		return err
 	}
-	b.known = false
-	tx.s.buckets.setOffered(b, b.offered-1)
+	b.withdraw(k)
 	return nil
 }

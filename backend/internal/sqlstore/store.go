@@ -198,6 +198,9 @@ func (s *Store) begin(c Conn, now flowfabric.Millis) *Tx {
 
 // flush writes once per group what many operations changed.
 func (s *Store) flush(tx *Tx) error {
+	if err := tx.flushMembers(); err != nil {
+		return err
+	}
 	return tx.flushCounts()
 }
 

@@ -18,6 +18,7 @@ type Tx struct {
 		lanes   map[flowfabric.LaneID]bool
 		workers map[workerKey]bool
 		counts  map[flowfabric.LaneID]*laneCount
+		buckets map[*bucket]int
 		heads   []headChange
 	}
 	scratch []byte
@@ -186,6 +187,7 @@ func (tx *Tx) insert(r *row, input []byte, encoding string, policy []byte, fx *r
 		return err
 	}
 	tx.count(r.st.Exec.LaneID, stateSlot(r.state), 1)
+	tx.member(r.bucket, 1)
 	tx.place(r, rules.Placement{})
 	if fx.Offered {
 		tx.offer(r)

@@ -102,6 +102,7 @@ func (tx *Tx) purge(r *row) error {
 		}
 	}
 	tx.count(r.st.Exec.LaneID, stateSlot(r.state), -1)
+	tx.member(r.bucket, -1)
 	tx.s.cache.drop(r.key)
 	return nil
 }
@@ -376,8 +377,8 @@ func (tx *Tx) repair(id flowfabric.ExecutionID, res *flowfabric.ReconcileResult)
 	if err := q.Exec(); err != nil {
 		return err
 	}
-	r.bucket.known = false
 	tx.place(r, old)
+	r.bucket.forget()
 	if r.place.Offered && !old.Offered {
 		tx.offer(r)
 	}
@@ -486,7 +487,10 @@ func (tx *Tx) sweepLane(l *laneRecord) (moved int, more bool, err error) {
 
 // blockMembers takes the offered members off the order of claimers.
 func (tx *Tx) blockMembers(lane flowfabric.LaneID) (moved int, more bool, err error) {
-	for b := range tx.s.buckets.lanes[lane] {
+	for _, b := range tx.s.buckets.all[lane] {
+		if b.offered == 0 {
+			continue
+		}
 		q := tx.conn.Stmt(qLaneEligible)
 		q.Int(b.id)
 		q.Int(int64(sweepBatch - moved))
@@ -558,7 +562,7 @@ func (tx *Tx) moveMember(b *bucket, m sweepMember, rule func(*rules.State, flowf
 	r, err := tx.loadKey(m.key)
 	if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
 		if m.offered {
-			return 0, tx.withhold(b, m.key, err)
+			return 0, tx.withhold(b, headKey{prio: m.prio, rank: idRank(m.key.part), uuid: m.key.uuid}, err)
 		}
 		return 0, nil
 	}

@@ -82,8 +82,9 @@ local function create(tag, a, i, at)
   end
   redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due or '+inf', e)
   if not delayed then
-    redis.call('ZADD', lane_key(tag, lane, 'el:' .. bk), at - priority * PRIORITY_STEP, e)
-    wake(tag, lane, namespace, caps)
+    local score = at - priority * PRIORITY_STEP
+    redis.call('ZADD', lane_key(tag, lane, 'el:' .. bk), score, e)
+    wake(tag, lane, namespace, caps, score)
   end
   return 'c' .. public
 end
@@ -177,10 +178,10 @@ local function complete(tag, a, i, at)
   local e = a[i]
   local core = exec_key(tag, e, 'core')
   local v = redis.call('HMGET', core, 'st', 'lease_expires_at', 'lease_id', 'epoch', 'current_attempt_id', 'attempts', 'lane_id', 'namespace',
-    'worker', 'worker_instance', 'flags', 'flow_id', 'ret', 'replays', 'failure_reason', 'slot', 'admission_refs', 'le_l', 'pl', 'grant')
+    'worker', 'worker_instance', 'flags', 'flow_id', 'ret', 'replays', 'failure_reason', 'slot', 'admission_refs', 'le_l', 'pl', 'grant', 'public_state')
   local lane, namespace, worker, instance = v[7], v[8], v[9], v[10]
   if v[1] ~= 'Ar' or v[3] ~= a[i + 1] or v[4] ~= a[i + 2] or v[5] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[2]) <= at or
-    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[6] - 1) or v[11] or v[15] or v[16] or v[17] or v[18] or v[19] or v[20] or
+    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[6] - 1) or v[11] or v[15] or v[16] or v[17] or v[18] or v[19] or v[20] or v[21] ~= 'active' or
     namespace == '@' or worker == '@' or instance == '@' then
     return complete_slowly(tag, a, i, at)
   end

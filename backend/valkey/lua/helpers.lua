@@ -92,9 +92,9 @@ end
 
 -- wake tells a claimer that found too little about an insertion: at most one
 -- message for every arming.
-local function wake(tag, lane, namespace, caps)
+local function wake(tag, lane, namespace, caps, score)
   if redis.call('DEL', lane_key(tag, lane, 'armed')) == 1 then
-    redis.call('SPUBLISH', 'ff:wake:' .. tag, lane .. '\n' .. namespace .. '\n' .. caps)
+    redis.call('SPUBLISH', 'ff:wake:' .. tag, lane .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%.0f', score))
   end
 end
 

@@ -21,6 +21,22 @@ local function offered_in(tag, lane, bk)
   return redis.call('ZCARD', lane_key(tag, lane, 'el:' .. bk))
 end
 
+-- each_partition answers for the partition of the routing key and then for those
+-- whose tags follow the first n arguments: an array for each.
+local function each_partition(keys, a, n, look)
+  local out = { look(enter(keys)) }
+  for i = n + 1, #a do
+    out[#out + 1] = look(a[i])
+  end
+  return out
+end
+
+-- listed_lanes returns the lanes that follow their number, and where they end.
+local function listed_lanes(a)
+  local n = tonumber(a[1])
+  return { unpack(a, 2, n + 1) }, n + 1
+end
+
 -- ff_lane_update
 -- KEYS 1 routing key ff:lane:<lane>:config
 -- ARGV revision expected ('' for no record), record as JSON, its revision
@@ -50,43 +66,47 @@ end)
 
 -- ff_list_labels
 -- KEYS 1 routing key
--- ARGV lanes
--- Returns 3 for each labelled bucket: lane, bucket, descriptor.
+-- ARGV number of lanes, lanes, then the tags of other partitions to look at as well
+--      (on one node only)
+-- Returns for each partition 3 for each labelled bucket: lane, bucket, descriptor.
 redis.register_function{ function_name = 'ff_list_labels', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag = enter(keys)
-  local out = {}
-  for _, lane in ipairs(a) do
-    local names, fields = bucket_names(tag, lane)
-    for _, bk in ipairs(names) do
-      if fields['u:' .. bk] then
-        out[#out + 1] = lane
-        out[#out + 1] = bk
-        out[#out + 1] = fields[bk]
+  local lanes, n = listed_lanes(a)
+  return each_partition(keys, a, n, function(tag)
+    local out = {}
+    for _, lane in ipairs(lanes) do
+      local names, fields = bucket_names(tag, lane)
+      for _, bk in ipairs(names) do
+        if fields['u:' .. bk] then
+          local i = #out
+          out[i + 1], out[i + 2], out[i + 3] = lane, bk, fields[bk]
+        end
       end
     end
-  end
-  return out
+    return out
+  end)
 end }
 
 -- ff_list_buckets
 -- KEYS 1 routing key
--- ARGV '1' to list also the buckets that are empty and without label
--- Returns 5 for each bucket of the partition: lane, bucket, descriptor, uncovered
+-- ARGV '1' to list also the buckets that are empty and without label, then the tags
+--      of other partitions to look at as well (on one node only)
+-- Returns for each partition 5 for each bucket: lane, bucket, descriptor, uncovered
 --      since (or ''), members offered.
 redis.register_function{ function_name = 'ff_list_buckets', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag = enter(keys)
-  local out = {}
-  for _, lane in ipairs(redis.call('SMEMBERS', 'ff:idx:' .. tag .. ':lanes')) do
-    local names, fields = bucket_names(tag, lane)
-    for _, bk in ipairs(names) do
-      local n, since = offered_in(tag, lane, bk), fields['u:' .. bk]
-      if n > 0 or since or a[1] == '1' then
-        local i = #out
-        out[i + 1], out[i + 2], out[i + 3], out[i + 4], out[i + 5] = lane, bk, fields[bk], since or '', S(n)
+  return each_partition(keys, a, 1, function(tag)
+    local out = {}
+    for _, lane in ipairs(redis.call('SMEMBERS', 'ff:idx:' .. tag .. ':lanes')) do
+      local names, fields = bucket_names(tag, lane)
+      for _, bk in ipairs(names) do
+        local n, since = offered_in(tag, lane, bk), fields['u:' .. bk]
+        if n > 0 or since or a[1] == '1' then
+          local i = #out
+          out[i + 1], out[i + 2], out[i + 3], out[i + 4], out[i + 5] = lane, bk, fields[bk], since or '', S(n)
+        end
       end
     end
-  end
-  return out
+    return out
+  end)
 end }
 
 -- ff_mark_bucket (batch)
@@ -134,8 +154,9 @@ redis.register_function('ff_lift_bucket', function(keys, a)
       local n = offered_in(tag, lane, bk)
       out[#out] = S(n)
       local namespace, caps = string.match(redis.call('HGET', registry, bk) or '', '^([^\n]*)\n(.*)$')
-      if n > 0 and namespace then
-        wake(tag, lane, namespace, caps)
+      local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
+      if head[2] and namespace then
+        wake(tag, lane, namespace, caps, tonumber(head[2]))
       end
     end
   end
@@ -185,7 +206,7 @@ end)
 redis.register_function{ function_name = 'ff_count_lanes', flags = { 'no-writes' }, callback = function(keys, a)
   local tag = enter(keys)
   local due = 'ff:idx:' .. tag .. ':due'
-  local cursor, members, step = '0', {}, 1
+  local cursor, step, members = '0', 1
   if a[1] == '0' and redis.call('ZCARD', due) <= 1000 then
     members = redis.call('ZRANGE', due, 0, -1)
   else
@@ -233,48 +254,55 @@ end
 
 -- ff_oldest_eligible
 -- KEYS 1 routing key
--- ARGV lanes
--- Returns per lane the creation of its oldest offered execution, or ''.
+-- ARGV number of lanes, lanes, then the tags of other partitions to look at as well
+--      (on one node only)
+-- Returns for each partition, per lane, the creation of its oldest offered
+--      execution, or ''.
 redis.register_function{ function_name = 'ff_oldest_eligible', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag = enter(keys)
   local at = now()
-  local out = {}
-  for _, lane in ipairs(a) do
-    local oldest
-    for _, bk in ipairs((bucket_names(tag, lane))) do
-      oldest = sooner(oldest, oldest_in(lane_key(tag, lane, 'el:' .. bk), at))
+  local lanes, n = listed_lanes(a)
+  return each_partition(keys, a, n, function(tag)
+    local out = {}
+    for i, lane in ipairs(lanes) do
+      local oldest
+      for _, bk in ipairs((bucket_names(tag, lane))) do
+        oldest = sooner(oldest, oldest_in(lane_key(tag, lane, 'el:' .. bk), at))
+      end
+      out[i] = oldest and S(oldest) or ''
     end
-    out[#out + 1] = oldest and S(oldest) or ''
-  end
-  return out
+    return out
+  end)
 end }
 
 -- ff_stray_lanes
 -- KEYS 1 routing key
--- ARGV the lanes that are disabled
--- Returns the lanes with members where the lane's state does not want them:
---      offered ones in a disabled lane, blocked ones in another.
+-- ARGV number of lanes that are disabled, those lanes, then the tags of other
+--      partitions to look at as well (on one node only)
+-- Returns for each partition the lanes with members where the lane's state does not
+--      want them: offered ones in a disabled lane, blocked ones in another.
 redis.register_function{ function_name = 'ff_stray_lanes', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag = enter(keys)
+  local lanes, last = listed_lanes(a)
   local disabled = {}
-  for _, lane in ipairs(a) do
+  for _, lane in ipairs(lanes) do
     disabled[lane] = true
   end
-  local out = {}
-  for _, lane in ipairs(redis.call('SMEMBERS', 'ff:idx:' .. tag .. ':lanes')) do
-    local n = 0
-    if disabled[lane] then
-      for _, bk in ipairs((bucket_names(tag, lane))) do
-        n = n + offered_in(tag, lane, bk)
+  return each_partition(keys, a, last, function(tag)
+    local out = {}
+    for _, lane in ipairs(redis.call('SMEMBERS', 'ff:idx:' .. tag .. ':lanes')) do
+      local n = 0
+      if disabled[lane] then
+        for _, bk in ipairs((bucket_names(tag, lane))) do
+          n = n + offered_in(tag, lane, bk)
+        end
+      else
+        n = redis.call('ZCARD', lane_key(tag, lane, 'blocked:lane_state'))
       end
-    else
-      n = redis.call('ZCARD', lane_key(tag, lane, 'blocked:lane_state'))
+      if n > 0 then
+        out[#out + 1] = lane
+      end
     end
-    if n > 0 then
-      out[#out + 1] = lane
-    end
-  end
-  return out
+    return out
+  end)
 end }
 
 -- block_members moves offered members of a disabled lane off the order of
@@ -306,7 +334,7 @@ local function block_members(tag, lane, limit, at)
 end
 
 -- unblock_members offers again what a disabled lane has blocked.
-local function unblock_members(tag, lane, limit, at)
+local function unblock_members(tag, lane, limit, at, offers)
   local moved = 0
   local key = lane_key(tag, lane, 'blocked:lane_state')
   for _, e in ipairs(redis.call('ZRANGE', key, 0, limit - 1)) do
@@ -315,6 +343,7 @@ local function unblock_members(tag, lane, limit, at)
       make_eligible(r)
       if commit(r, at) == nil then
         moved = moved + 1
+        offers[#offers + 1] = r.offer
       end
     elseif r or string.sub(refused, 1, 20) == '!execution_not_found' then
       redis.call('ZREM', key, e)
@@ -326,12 +355,14 @@ end
 -- ff_sweep_lane
 -- KEYS 1 routing key
 -- ARGV lane, '1' when it is disabled, limit
--- Returns {how many members were moved}.
+-- Returns {how many members were moved, then the offers that made}.
 redis.register_function('ff_sweep_lane', function(keys, a)
   local tag = enter(keys)
   local at = now()
   local sweep = a[2] == '1' and block_members or unblock_members
-  return { S(sweep(tag, a[1], tonumber(a[3]), at)) }
+  local out = { '' }
+  out[1] = S(sweep(tag, a[1], tonumber(a[3]), at, out))
+  return out
 end)
 
 -- Slots of max_concurrency: members of ff:lane:<lane>:slots, score = instant at
@@ -395,30 +426,43 @@ end)
 
 -- ff_lane_slots
 -- KEYS 1 routing key
--- ARGV lane
--- Returns 2 for each lease that holds a slot: e, holder.
+-- ARGV lane, then the tags of other partitions to look at as well (on one node only)
+-- Returns for each partition 2 for each lease that holds a slot: e, holder.
 redis.register_function{ function_name = 'ff_lane_slots', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag = enter(keys)
-  local active = redis.call('HGETALL', lane_key(tag, a[1], 'active'))
-  local out = {}
-  for i = 1, #active, 2 do
-    if string.byte(active[i + 1]) ~= 45 then
-      local v = redis.call('HMGET', exec_key(tag, active[i], 'core'), 'slot', 'lease_id')
-      if v[1] then
-        out[#out + 1] = active[i]
-        out[#out + 1] = v[1] == '1' and v[2] or v[1]
+  return each_partition(keys, a, 1, function(tag)
+    local active = redis.call('HGETALL', lane_key(tag, a[1], 'active'))
+    local out = {}
+    for i = 1, #active, 2 do
+      if string.byte(active[i + 1]) ~= 45 then
+        local slot = redis.call('HGET', exec_key(tag, active[i], 'core'), 'slot')
+        if slot then
+          local k = #out
+          out[k + 1], out[k + 2] = active[i], slot
+        end
       end
     end
-  end
-  return out
+    return out
+  end)
 end }
 
 -- ff_outbox_due
 -- KEYS 1 routing key
--- ARGV limit
--- Returns the entries of the outbox whose time has come.
+-- ARGV limit, then the tags of other partitions to look at as well (on one node only)
+-- Returns for each partition the entries of the outbox whose time has come.
 redis.register_function{ function_name = 'ff_outbox_due', flags = { 'no-writes' }, callback = function(keys, a)
-  return redis.call('ZRANGEBYSCORE', 'ff:idx:' .. enter(keys) .. ':outbox', '-inf', S(now()), 'LIMIT', 0, a[1])
+  local at = S(now())
+  local outboxes = {}
+  local out = each_partition(keys, a, 1, function(tag)
+    outboxes[#outboxes + 1] = 'ff:idx:' .. tag .. ':outbox'
+    return {}
+  end)
+  if redis.call('EXISTS', unpack(outboxes)) == 0 then
+    return out
+  end
+  for i, key in ipairs(outboxes) do
+    out[i] = redis.call('ZRANGEBYSCORE', key, '-inf', at, 'LIMIT', 0, a[1])
+  end
+  return out
 end }
 
 -- ff_outbox_ack
@@ -426,9 +470,10 @@ end }
 -- ARGV entries that are settled
 -- Returns {how many were there}.
 redis.register_function('ff_outbox_ack', function(keys, a)
+  local outbox = 'ff:idx:' .. enter(keys) .. ':outbox'
   local n = 0
   for _, entry in ipairs(a) do
-    n = n + redis.call('ZREM', 'ff:idx:' .. enter(keys) .. ':outbox', entry)
+    n = n + redis.call('ZREM', outbox, entry)
   end
   return { S(n) }
 end)

@@ -400,8 +400,8 @@ end
 
 -- save writes what has changed: fields, texts, indexes, events, wake-ups. It
 -- returns a refusal, and has written nothing, when the change breaks a rule.
--- r.offer then tells of what may be claimed since: lane, namespace and required
--- capabilities, joined by line feeds.
+-- r.offer then tells of what may be claimed since: lane, namespace, required
+-- capabilities and score, a line each.
 local function save(r, at)
   stamp(r, at)
   local broken = check(r)
@@ -441,8 +441,8 @@ local function save(r, at)
   append(r)
   if r.offered and to.offered then
     local namespace, caps = get(r, 'namespace'), requirement(r)
-    wake(r.tag, f.lane_id, namespace, caps)
-    r.offer = f.lane_id .. '\n' .. namespace .. '\n' .. caps
+    wake(r.tag, f.lane_id, namespace, caps, to.score)
+    r.offer = f.lane_id .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%.0f', to.score)
   end
   if r.settled then
     redis.call('SPUBLISH', 'ff:done:' .. r.tag, r.settled)

@@ -41,30 +41,13 @@ local function candidates(tag, lane, buckets, n, bound)
   return list
 end
 
--- lapse_due acts on the grants that have lapsed in the partition, so that a
--- claimer that finds too little meets none that still hides its execution. All
--- else that is due waits for the tick.
-local function lapse_due(tag, at)
-  local list = redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', '-inf', at, 'BYSCORE', 'LIMIT', 0, 20)
-  local met = false
-  for _, e in ipairs(list) do
-    local grant = redis.call('HGET', exec_key(tag, e, 'core'), 'grant')
-    local r = grant and record_load(tag, e)
-    if r and grant_open(r.f) and not live_grant(r.f, at) then
-      lapse_grant(r, at)
-      met = commit(r, at) == nil or met
-    end
-  end
-  return met
-end
-
 -- claim_first claims an execution that has never been claimed, the plain case of
 -- every claim: one read, one write. It returns nil where it is something else.
 local function claim_first(tag, lane, e, c, at)
   local core = exec_key(tag, e, 'core')
-  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts')
+  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts', 'public_state')
   local namespace = v[2]
-  if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' then
+  if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' or v[9] ~= 'waiting' then
     return nil
   end
   local when, ends = S(at), at + c.ttl
@@ -150,10 +133,10 @@ end
 --      grants), n, highest score to take ('' any), number of buckets, then the
 --      buckets, then n times: lease_id and attempt_id, or grant_id and ''; with
 --      three values each the last is the token of a slot of the lane
--- Takes up to n executions, best first. Finding fewer, or leaving nothing, arms the
--- lane's wake-up.
+-- Takes up to n executions, best first. Leaving nothing arms the lane's wake-up.
 -- Returns {now, taken out, next head}: how many members left the buckets, and the
---      score of the best one that stays ('' when none does), then the tasks (as
+--      score of the best one that stays; '' when none does, 'look' when besides
+--      there are buckets that were not named; then the tasks (as
 --      ff_claim_granted) or grants {e, grant_id, expires_at, kind, namespace}.
 redis.register_function('ff_claim_next', function(keys, a)
   local tag = enter(keys)
@@ -180,7 +163,7 @@ redis.register_function('ff_claim_next', function(keys, a)
     end
   end
   local removed = 0
-  for round = 1, 2 do
+  while #out - 3 < n and removed < 100 do
     local want = n - (#out - 3)
     local list = candidates(tag, lane, buckets, want, bound)
     removed = removed + #list
@@ -197,24 +180,26 @@ redis.register_function('ff_claim_next', function(keys, a)
         out[#out + 1] = done
       end
     end
-    if #list == want or round == 2 or not lapse_due(tag, at) then
+    if #list < want then
       break
     end
   end
   out[2] = S(removed)
   local best
-  if #out > 3 or bound then
-    for _, bk in ipairs(buckets) do
-      local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
-      if head[2] then
-        best = sooner(best, tonumber(head[2]))
-      end
+  for _, bk in ipairs(buckets) do
+    local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
+    if head[2] then
+      best = sooner(best, tonumber(head[2]))
     end
   end
   if best then
     out[3] = string.format('%.0f', best)
   else
     redis.call('SET', lane_key(tag, lane, 'armed'), '1')
+    -- What entered other buckets before was heard of by nobody.
+    if redis.call('HLEN', lane_key(tag, lane, 'buckets')) > nb + 1 then
+      out[3] = 'look'
+    end
   end
   if mode == 'c' and leases_on and #out > 3 then
     redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
@@ -223,7 +208,7 @@ redis.register_function('ff_claim_next', function(keys, a)
 end)
 
 -- peek describes the non-empty buckets of a lane on one partition.
-local function peek(tag, lane, arm, depth, at)
+local function peek(tag, lane, arm, depth)
   local registry = lane_key(tag, lane, 'buckets')
   local flat = redis.call('HGETALL', registry)
   local out = {}
@@ -233,28 +218,23 @@ local function peek(tag, lane, arm, depth, at)
       labels[string.sub(flat[i], 3)] = flat[i + 1]
     end
   end
-  for round = 1, 2 do
-    for i = 1, #flat, 2 do
-      local bk = flat[i]
-      if bk ~= 'v' and string.sub(bk, 2, 2) ~= ':' then
-        local heads = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, depth - 1, 'WITHSCORES')
-        if #heads > 0 then
-          local list = {}
-          for k = 1, #heads, 2 do
-            list[#list + 1] = string.format('%.0f', tonumber(heads[k + 1])) .. ' ' .. heads[k]
-          end
-          out[#out + 1] = bk
-          out[#out + 1] = flat[i + 1]
-          out[#out + 1] = labels[bk] or ''
-          out[#out + 1] = table.concat(list, ',')
+  for i = 1, #flat, 2 do
+    local bk = flat[i]
+    if bk ~= 'v' and string.sub(bk, 2, 2) ~= ':' then
+      local heads = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, depth - 1, 'WITHSCORES')
+      if #heads > 0 then
+        local list = {}
+        for k = 1, #heads, 2 do
+          list[#list + 1] = string.format('%.0f', tonumber(heads[k + 1])) .. ' ' .. heads[k]
         end
+        out[#out + 1] = bk
+        out[#out + 1] = flat[i + 1]
+        out[#out + 1] = labels[bk] or ''
+        out[#out + 1] = table.concat(list, ',')
       end
     end
-    if #out > 0 or round == 2 or not lapse_due(tag, at) then
-      break
-    end
   end
-  if #out == 0 and arm then
+  if arm then
     redis.call('SET', lane_key(tag, lane, 'armed'), '1')
   end
   return out
@@ -262,16 +242,15 @@ end
 
 -- ff_peek_buckets
 -- KEYS 1 routing key
--- ARGV lane, '1' to arm the lane where nothing is offered, depth, then the tags of
+-- ARGV lane, '1' to arm the lane's wake-up, depth, then the tags of
 --      other partitions to look at as well (on one node only)
 -- Returns for each partition an array: for each non-empty bucket its name, its
 --      descriptor, its u value and its first members as '<score> <e>' joined by
 --      commas.
 redis.register_function('ff_peek_buckets', function(keys, a)
-  local at = now()
-  local out = { peek(enter(keys), a[1], a[2] == '1', tonumber(a[3]), at) }
+  local out = { peek(enter(keys), a[1], a[2] == '1', tonumber(a[3])) }
   for i = 4, #a do
-    out[#out + 1] = peek(a[i], a[1], a[2] == '1', tonumber(a[3]), at)
+    out[#out + 1] = peek(a[i], a[1], a[2] == '1', tonumber(a[3]))
   end
   return out
 end)

@@ -58,12 +58,12 @@ end
 
 -- tell describes for the server what a step of a tick led to.
 local function tell(r, out)
-  local f = r.f
   if OUTCOME[letter(r)] then
     out[#out + 1] = 's' .. r.tag .. ' ' .. r.e
-  elseif place(f).offered then
-    out[#out + 1] = 'o' .. r.tag .. ' ' .. f.lane_id .. '\n' .. get(r, 'namespace') .. '\n' .. requirement(r)
+  elseif r.offer then
+    out[#out + 1] = 'o' .. r.tag .. ' ' .. r.offer
   end
+  r.offer = nil
 end
 
 -- FAILED_PAUSE is how long a tick leaves an execution alone that it could not
@@ -140,7 +140,7 @@ end
 --      partitions to look at as well (on one node only)
 -- Returns {examined, errors, 1 when more may be due, next instant or '', number of
 --      duties, then duty and count for each, then what was led to: 's<tag> <e>'
---      settled, 'o<tag> <lane>\n<namespace>\n<capabilities>' offered}.
+--      settled, 'o<tag> <offer>' offered, as save tells of one}.
 redis.register_function('ff_tick', function(keys, a)
   local limit = tonumber(a[1])
   local t = { at = now(), draw = tonumber(a[2]), counts = {}, told = {}, examined = 0, errors = 0 }
@@ -164,6 +164,27 @@ redis.register_function('ff_tick', function(keys, a)
     out[#out + 1] = v
   end
   return out
+end)
+
+-- ff_lapse_grants
+-- KEYS 1 routing key
+-- ARGV none
+-- Acts on the grants of the partition that have lapsed, and on nothing else that is
+-- due.
+-- Returns what was offered again, as ff_tick tells it.
+redis.register_function('ff_lapse_grants', function(keys)
+  local tag, at = enter(keys), now()
+  local told = {}
+  for _, e in ipairs(redis.call('ZRANGE', 'ff:idx:' .. tag .. ':due', '-inf', at, 'BYSCORE', 'LIMIT', 0, 100)) do
+    local r = record_load(tag, e)
+    if r and grant_open(r.f) and not live_grant(r.f, at) then
+      lapse_grant(r, at)
+      if not commit(r, at) then
+        tell(r, told)
+      end
+    end
+  end
+  return told
 end)
 
 -- audit_one puts an execution where its record says and takes it out of
@@ -206,7 +227,7 @@ local function audit_one(tag, e)
   if p.offered and at_el ~= p.score then
     offer(r, p.score)
     wrong = wrong + 1
-    wake(tag, f.lane_id, get(r, 'namespace'), requirement(r))
+    wake(tag, f.lane_id, get(r, 'namespace'), requirement(r), p.score)
   elseif not p.offered and at_el then
     redis.call('ZREM', el, e)
     wrong = wrong + 1
