@@ -118,10 +118,6 @@ redis.register_function('ff_issue_reclaim_grant', function(keys, a)
   if not r then
     return reply(refused)
   end
-  local closed = disabled(r.f.lane_id, a[9])
-  if closed then
-    return { 'n', 'admission_denied: ' .. closed }
-  end
   if overdue(r, at) then
     mark_lapsed(r, at)
     local broken = commit(r, at)
@@ -142,6 +138,10 @@ redis.register_function('ff_issue_reclaim_grant', function(keys, a)
   local lacks = missing(requirement(r), a[5])
   if lacks then
     return { 'n', 'capability_mismatch: ' .. lacks }
+  end
+  local closed = disabled(r.f.lane_id, a[9])
+  if closed then
+    return { 'n', 'admission_denied: ' .. closed }
   end
   if kind == 'r' and at_cap(r.f) then
     local count, cap
@@ -395,11 +395,9 @@ local function grant_and_claim(r, lane, c, override, at, closed)
   if done or refused then
     return done, refused
   end
-  if not override then
-    closed = disabled(f.lane_id, closed)
-    if closed then
-      return nil, refusal('lane_disabled', closed)
-    end
+  closed = disabled(f.lane_id, closed)
+  if closed then
+    return nil, refusal('lane_disabled', closed)
   end
   if live_grant(f, at) and get(r, 'grant_worker') ~= c.worker then
     return nil, refusal('grant_already_exists')
