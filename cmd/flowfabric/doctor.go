@@ -356,9 +356,10 @@ func (d *doctor) checkLanesAndWorkers(ctx context.Context) {
 	}
 }
 
-// stuckIn reports work of a lane that nobody takes.
+// stuckIn reports waiting work of a lane that nobody takes. Interrupted work is
+// told of by its lapsed leases.
 func (d *doctor) stuckIn(l flowfabric.LaneStatus, workers []flowfabric.WorkerRegistration) (finding, bool) {
-	if l.OldestEligibleAt == 0 || l.State == flowfabric.LaneDisabled {
+	if l.OldestEligibleAt == 0 || l.Counts[flowfabric.PublicWaiting] == 0 || l.State == flowfabric.LaneDisabled {
 		return finding{}, false
 	}
 	age := d.now().Sub(timeOf(l.OldestEligibleAt))
@@ -404,7 +405,7 @@ func (d *doctor) checkExpiredLeases(ctx context.Context) {
 		args.Cursor = res.NextCursor
 	}
 	if old > 0 {
-		d.add("expired leases", verdictWarn, fmt.Sprintf("%s lapsed more than %s ago and was not reclaimed", plural(old, "lease", "leases"), span(lapsedAfter)),
+		d.add("expired leases", verdictWarn, fmt.Sprintf("%s more than %s ago and nobody took the work over", plural(old, "lease lapsed", "leases lapsed"), span(lapsedAfter)),
 			"start a worker that can take the work over; see: flowfabric execution list --state active")
 		return
 	}
