@@ -268,6 +268,9 @@ local function take(r, kind, c, at)
   end
   clear_loss(r)
   clear_block(r)
+  if f.le_l or f.pl or f.slot or f.admission_refs or f.replays or f.failure_reason or f.flow_id then
+    set_flag(r, 'o')
+  end
   set_state(r, 'Ar')
   if kind == 'c' then
     lease_event(r, 'acquired', at, REASON[c.issuer], f.lease_expires_at)
