@@ -205,7 +205,8 @@ local function complete(tag, a, i, at)
   end
   redis.call('ZADD', 'ff:idx:' .. tag .. ':due', at + keep, e)
   redis.call('HDEL', lane_key(tag, lane, 'active'), e)
-  local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' .. (v[5] - 1) .. '\n' .. v[6] .. '\n\n'
+  local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' ..
+    (v[5] - 1) .. '\n' .. v[6] .. '\n\n'
   if leases_on then
     redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
       'released' .. about .. v[7] .. '\n' .. v[8] .. '\n' .. worker .. '\n' .. instance .. '\n\n\n\n\n\n\ncompleted')
