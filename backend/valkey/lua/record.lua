@@ -308,8 +308,8 @@ local function completion(r, cause, at, size)
   if outcome == 'failed' or outcome == 'expired' then
     category, reason = get(r, 'failure_category') or '', cut(get(r, 'failure_reason') or '', 1024)
   end
-  local v = envelope(r, 'completed', at) .. '\n' .. outcome .. '\n' .. (f.replays or '0') .. '\n' .. cause .. '\n' .. (size or '') .. '\n' ..
-    category .. '\n' .. reason
+  local v = envelope(r, 'completed', at) .. '\n' .. outcome .. '\n' .. (f.replays or '0') .. '\n' .. cause .. '\n' ..
+    (size or '') .. '\n' .. category .. '\n' .. reason
   add_event(r, 'completions', v)
   r.settled = v
 end
