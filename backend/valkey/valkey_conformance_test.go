@@ -10,16 +10,31 @@ import (
 	"github.com/flowfabric/flowfabric/internal/valkeytest"
 )
 
-// openConformance opens an empty deployment on a server of its own for one
-// scenario, on a clock that the suite moves.
-func openConformance(t *testing.T, o backendtest.Options) backendtest.Harness {
-	t.Helper()
-	return openOn(t, valkeytest.Take(t), o)
+// place is an empty server or cluster for one deployment.
+type place struct {
+	addrs   []string
+	cluster bool
+	// do gives a command on the key to the node that has it.
+	do func(verb, key string, args ...string) any
 }
 
-func openOn(t *testing.T, server *valkeytest.Server, o backendtest.Options) backendtest.Harness {
+func onServer(server *valkeytest.Server) place {
+	return place{addrs: []string{server.Addr()}, do: func(verb, key string, args ...string) any {
+		return server.Must(append([]string{verb, key}, args...)...)
+	}}
+}
+
+func onCluster(c *valkeytest.Cluster) place {
+	return place{addrs: c.Addrs()[:1], cluster: true, do: func(verb, key string, args ...string) any {
+		return c.Owner(c.Slot(key)).Must(append([]string{verb, key}, args...)...)
+	}}
+}
+
+// openOn opens a deployment for one scenario, on a clock that the suite moves. next
+// gives the place of another one.
+func openOn(t *testing.T, p place, o backendtest.Options, next func(t *testing.T) place) backendtest.Harness {
 	t.Helper()
-	cfg := Config{Addrs: []string{server.Addr()}, NoEngine: true, StrictLanes: o.StrictLanes, Feeds: o.Feeds, Testing: Testing{Clock: true}}
+	cfg := Config{Addrs: p.addrs, Cluster: p.cluster, NoEngine: true, StrictLanes: o.StrictLanes, Feeds: o.Feeds, Testing: Testing{Clock: true}}
 	cfg.PartitionConfig.NumFlowPartitions = o.FlowPartitions
 	b, err := Open(t.Context(), cfg)
 	if err != nil {
@@ -36,37 +51,31 @@ func openOn(t *testing.T, server *valkeytest.Server, o backendtest.Options) back
 			t.Errorf("set the clock: %v", err)
 		}
 	})
-	m := meddler{t: t, b: b, server: server}
 	return backendtest.Harness{
-		Backend: b, Store: b, Clock: clk, Corrupt: m.corrupt, Displace: m.displace,
+		Backend: b, Store: b, Clock: clk,
+		Corrupt:  func(_ *testing.T, id flowfabric.ExecutionID, field string) bool { return corruptCore(p, id, field) },
+		Displace: func(t *testing.T, id flowfabric.ExecutionID) { displace(t, b, p, id) },
 		Reserve: func(_ *testing.T, ns flowfabric.Namespace, key string, id flowfabric.ExecutionID) {
 			until := strconv.FormatInt(int64(clk.NowMillis())+60_000, 10)
 			tag := b.Store.tag(keyPartition(b.Store.parts, ns, key))
-			server.Must("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
+			p.do("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
 		},
-		With: openConformance,
+		With: func(t *testing.T, o backendtest.Options) backendtest.Harness { return openOn(t, next(t), o, next) },
 	}
 }
 
-// meddler changes what is stored behind the store's back.
-type meddler struct {
-	t      *testing.T
-	b      *Backend
-	server *valkeytest.Server
-}
-
-func (m meddler) corrupt(t *testing.T, id flowfabric.ExecutionID, field string) bool {
-	t.Helper()
+// corruptCore spoils a field of the record, where it knows how.
+func corruptCore(p place, id flowfabric.ExecutionID, field string) bool {
 	core := execKey(id, "core")
 	switch field {
 	case "public_state":
-		m.server.Must("HSET", core, "public_state", "not_a_real_state")
+		p.do("HSET", core, "public_state", "not_a_real_state")
 	case "lifecycle_phase":
-		m.server.Must("HSET", core, "st", "??")
+		p.do("HSET", core, "st", "??")
 	case "created_at":
-		m.server.Must("HDEL", core, "created_at")
+		p.do("HDEL", core, "created_at")
 	case "last_mutation_at":
-		m.server.Must("HSET", core, "mutated_at", "yesterday")
+		p.do("HSET", core, "mutated_at", "yesterday")
 	default:
 		return false
 	}
@@ -75,38 +84,48 @@ func (m meddler) corrupt(t *testing.T, id flowfabric.ExecutionID, field string) 
 
 // displace takes an offered execution out of the order of claimers, puts one that
 // is not offered into it, and hides it from the ticks.
-func (m meddler) displace(t *testing.T, id flowfabric.ExecutionID) {
+func displace(t *testing.T, b *Backend, p place, id flowfabric.ExecutionID) {
 	t.Helper()
-	list, err := m.b.Store.fields(t.Context(), id, "lane_id", "bk")
+	list, err := b.Store.fields(t.Context(), id, "lane_id", "bk")
 	if err != nil {
 		t.Fatal(err)
 	}
 	tag := tagOf(id)
 	offered := laneKey(tag, flowfabric.LaneID(list.str(0)), "el:"+list.str(1))
-	if n, _ := m.server.Must("ZREM", offered, uuidOf(id)).(int64); n == 0 {
-		m.server.Must("ZADD", offered, "5", uuidOf(id))
+	if n, _ := p.do("ZREM", offered, uuidOf(id)).(int64); n == 0 {
+		p.do("ZADD", offered, "5", uuidOf(id))
 	}
-	m.server.Must("ZADD", "ff:idx:"+tag+":due", "+inf", uuidOf(id))
+	p.do("ZADD", "ff:idx:"+tag+":due", "+inf", uuidOf(id))
 }
 
-func TestConformance(t *testing.T) {
-	backendtest.Run(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+func takeServer(t *testing.T) place { return onServer(valkeytest.Take(t)) }
+
+func takeCluster(t *testing.T) place { return onCluster(valkeytest.TakeCluster(t)) }
+
+// anywhere opens deployments on places of one sort, each empty.
+func anywhere(take func(t *testing.T) place) func(t *testing.T) backendtest.Harness {
+	return func(t *testing.T) backendtest.Harness { return openOn(t, take(t), backendtest.Options{}, take) }
 }
 
-func TestLinearizability(t *testing.T) {
-	backendtest.RunLinearizability(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+func TestConformance(t *testing.T) { backendtest.Run(t, anywhere(takeServer)) }
+
+func TestConformanceOfCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the cluster is left out of short runs")
+	}
+	backendtest.Run(t, anywhere(takeCluster))
 }
+
+func TestLinearizability(t *testing.T) { backendtest.RunLinearizability(t, anywhere(takeServer)) }
+
+func TestConcurrent(t *testing.T) { backendtest.RunConcurrent(t, anywhere(takeServer)) }
 
 // TestRandom opens one deployment after the other on one server.
 func TestRandom(t *testing.T) {
 	server := valkeytest.Take(t)
-	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness {
+	backendtest.RunRandom(t, anywhere(func(*testing.T) place {
 		server.Must("FLUSHALL")
 		server.Must("FUNCTION", "FLUSH")
-		return openOn(t, server, backendtest.Options{})
-	})
-}
-
-func TestConcurrent(t *testing.T) {
-	backendtest.RunConcurrent(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+		return onServer(server)
+	}))
 }
