@@ -106,7 +106,7 @@ type source struct {
 type core struct {
 	st, reason                      string
 	detail                          string
-	timeout, ret                    int64
+	ret                             int64
 	attemptType, attemptStart       string
 	attemptReason, attemptBy        string
 	pause, end                      string
