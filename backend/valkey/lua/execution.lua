@@ -42,7 +42,7 @@ local function write_core(tag, a, i, public, state, created, delay_until, deadli
 end
 
 -- create makes one execution. i is the index of its first argument.
-local function create(tag, a, i, at)
+local function create(tag, a, i, at, created)
   local e, lane, namespace, bk, caps, def = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5]
   local closed = a[i + 13]
   local def_key = exec_key(tag, e, 'def')
@@ -57,7 +57,6 @@ local function create(tag, a, i, at)
     return 'd' .. redis.call('GETRANGE', def_key, 0, 63)
   end
   local priority, delay_until, deadline, deadline_ms = a[i + 6], a[i + 7], a[i + 8], a[i + 9]
-  local created = S(at)
   local state, public = 'Wf', 'waiting'
   local delayed = delay_until ~= '' and tonumber(delay_until) > at
   if delayed then
@@ -101,10 +100,10 @@ end
 -- Returns per item 'c<public_state>', 'd<digest of the first>' or '!refusal'.
 redis.register_function('ff_create_execution', function(keys, a)
   local tag = enter(keys)
-  local at = now()
+  local at, created = now()
   local out = {}
   for i = 1, #a, 15 do
-    out[#out + 1] = create(tag, a, i, at)
+    out[#out + 1] = create(tag, a, i, at, created)
   end
   return out
 end)
@@ -177,7 +176,7 @@ end
 -- complete ends one execution with success. The plain case, a valid lease of the
 -- holder and nothing held elsewhere, reads what matters at once and writes once;
 -- what the release leaves behind of the lease is not shown any more.
-local function complete(tag, a, i, at)
+local function complete(tag, a, i, at, when)
   local e = a[i]
   local core = exec_key(tag, e, 'core')
   local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'current_attempt_id', 'lease_id', 'epoch',
@@ -195,7 +194,6 @@ local function complete(tag, a, i, at)
     end
     flow, keep, replays = o[1] or '', o[2] or MS_DAY, o[3] or '0'
   end
-  local when = S(at)
   redis.call('HSET', core, 'public_state', 'completed', 'st', 'cT', 'completed_at', when, 'le', 'c:l:' .. v[8] .. ':', 'ae', 's')
   local size = ''
   if a[i + 6] == '1' then
@@ -208,11 +206,11 @@ local function complete(tag, a, i, at)
   local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' ..
     (v[5] - 1) .. '\n' .. v[6] .. '\n\n'
   if leases_on then
-    redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
-      'released' .. about .. v[7] .. '\n' .. v[8] .. '\n' .. worker .. '\n' .. instance .. '\n\n\n\n\n\n\ncompleted')
+    feed_event(tag, 'leases', 'released' .. about .. v[7] .. '\n' .. v[8] .. '\n' .. worker .. '\n' .. instance ..
+      '\n\n\n\n\n\n\ncompleted')
   end
   local completed = 'completed' .. about .. 'success\n' .. replays .. '\ncomplete\n' .. size .. '\n\n'
-  redis.call('XADD', 'ff:feed:' .. tag .. ':completions', 'MAXLEN', '~', '10000', '0-*', 'v', completed)
+  feed_event(tag, 'completions', completed)
   redis.call('SPUBLISH', 'ff:done:' .. tag, completed)
   return 'ok'
 end
@@ -224,13 +222,10 @@ end
 -- Returns per item 'ok', 'replayed' or '!refusal'.
 redis.register_function('ff_complete_execution', function(keys, a)
   local tag = enter(keys)
-  local at = now()
+  local at, when = now()
   local out = {}
   for i = 1, #a, 8 do
-    out[#out + 1] = complete(tag, a, i, at)
-  end
-  if leases_on then
-    redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
+    out[#out + 1] = complete(tag, a, i, at, when)
   end
   return out
 end)
