@@ -10,16 +10,77 @@ import (
 	"github.com/flowfabric/flowfabric/internal/valkeytest"
 )
 
-// openConformance opens an empty deployment on a server of its own for one
-// scenario, on a clock that the suite moves.
-func openConformance(t *testing.T, o backendtest.Options) backendtest.Harness {
-	t.Helper()
-	return openOn(t, valkeytest.Take(t), o)
+// place is what a deployment of the suite lies on: one server or a cluster.
+type place struct {
+	addrs   []string
+	cluster *valkeytest.Cluster
+	server  *valkeytest.Server
 }
 
-func openOn(t *testing.T, server *valkeytest.Server, o backendtest.Options) backendtest.Harness {
+func onServer(t *testing.T) place {
 	t.Helper()
-	cfg := Config{Addrs: []string{server.Addr()}, NoEngine: true, StrictLanes: o.StrictLanes, Feeds: o.Feeds, Testing: Testing{Clock: true}}
+	s := valkeytest.Take(t)
+	return place{addrs: []string{s.Addr()}, server: s}
+}
+
+// onCluster is three primaries, each with a replica.
+func onCluster(t *testing.T) place {
+	t.Helper()
+	c := valkeytest.TakeReplicatedCluster(t)
+	return place{addrs: c.Addrs(), cluster: c}
+}
+
+// primaries are the servers that are written to.
+func (p place) primaries() []*valkeytest.Server {
+	if p.cluster == nil {
+		return []*valkeytest.Server{p.server}
+	}
+	return p.cluster.Primaries()
+}
+
+// of returns the server that holds a key.
+func (p place) of(key string) *valkeytest.Server {
+	if p.cluster == nil {
+		return p.server
+	}
+	return p.cluster.Owner(int(slotOf(key)))
+}
+
+// must executes a command on the server that holds the key, its first argument.
+func (p place) must(command, key string, args ...string) any {
+	return p.of(key).Must(append([]string{command, key}, args...)...)
+}
+
+func (p place) config() Config { return Config{Addrs: p.addrs, Cluster: p.cluster != nil} }
+
+// forms are what every suite runs on.
+var forms = []struct {
+	name string
+	take func(t *testing.T) place
+}{{"standalone", onServer}, {"cluster", onCluster}}
+
+// eachForm runs a suite once for each form. Deployments are on a clock that the
+// suite moves.
+func eachForm(t *testing.T, suite func(t *testing.T, open func(*testing.T) backendtest.Harness)) {
+	for _, f := range forms {
+		t.Run(f.name, func(t *testing.T) {
+			suite(t, func(t *testing.T) backendtest.Harness { return openConformance(t, f.take, backendtest.Options{}) })
+		})
+	}
+}
+
+// openConformance opens an empty deployment in a place of its own.
+func openConformance(t *testing.T, take func(*testing.T) place, o backendtest.Options) backendtest.Harness {
+	t.Helper()
+	h := openOn(t, take(t), o)
+	h.With = func(t *testing.T, o backendtest.Options) backendtest.Harness { return openConformance(t, take, o) }
+	return h
+}
+
+func openOn(t *testing.T, at place, o backendtest.Options) backendtest.Harness {
+	t.Helper()
+	cfg := at.config()
+	cfg.NoEngine, cfg.StrictLanes, cfg.Feeds, cfg.Testing = true, o.StrictLanes, o.Feeds, Testing{Clock: true}
 	cfg.PartitionConfig.NumFlowPartitions = o.FlowPartitions
 	b, err := Open(t.Context(), cfg)
 	if err != nil {
@@ -36,23 +97,21 @@ func openOn(t *testing.T, server *valkeytest.Server, o backendtest.Options) back
 			t.Errorf("set the clock: %v", err)
 		}
 	})
-	m := meddler{t: t, b: b, server: server}
+	m := meddler{b: b, at: at}
 	return backendtest.Harness{
 		Backend: b, Store: b, Clock: clk, Corrupt: m.corrupt, Displace: m.displace,
 		Reserve: func(_ *testing.T, ns flowfabric.Namespace, key string, id flowfabric.ExecutionID) {
 			until := strconv.FormatInt(int64(clk.NowMillis())+60_000, 10)
 			tag := b.Store.tag(keyPartition(b.Store.parts, ns, key))
-			server.Must("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
+			at.must("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
 		},
-		With: openConformance,
 	}
 }
 
 // meddler changes what is stored behind the store's back.
 type meddler struct {
-	t      *testing.T
-	b      *Backend
-	server *valkeytest.Server
+	b  *Backend
+	at place
 }
 
 func (m meddler) corrupt(t *testing.T, id flowfabric.ExecutionID, field string) bool {
@@ -60,13 +119,13 @@ func (m meddler) corrupt(t *testing.T, id flowfabric.ExecutionID, field string) 
 	core := execKey(id, "core")
 	switch field {
 	case "public_state":
-		m.server.Must("HSET", core, "public_state", "not_a_real_state")
+		m.at.must("HSET", core, "public_state", "not_a_real_state")
 	case "lifecycle_phase":
-		m.server.Must("HSET", core, "st", "??")
+		m.at.must("HSET", core, "st", "??")
 	case "created_at":
-		m.server.Must("HDEL", core, "created_at")
+		m.at.must("HDEL", core, "created_at")
 	case "last_mutation_at":
-		m.server.Must("HSET", core, "mutated_at", "yesterday")
+		m.at.must("HSET", core, "mutated_at", "yesterday")
 	default:
 		return false
 	}
@@ -83,30 +142,30 @@ func (m meddler) displace(t *testing.T, id flowfabric.ExecutionID) {
 	}
 	tag := tagOf(id)
 	offered := laneKey(tag, flowfabric.LaneID(list.str(0)), "el:"+list.str(1))
-	if n, _ := m.server.Must("ZREM", offered, uuidOf(id)).(int64); n == 0 {
-		m.server.Must("ZADD", offered, "5", uuidOf(id))
+	if n, _ := m.at.must("ZREM", offered, uuidOf(id)).(int64); n == 0 {
+		m.at.must("ZADD", offered, "5", uuidOf(id))
 	}
-	m.server.Must("ZADD", "ff:idx:"+tag+":due", "+inf", uuidOf(id))
+	m.at.must("ZADD", "ff:idx:"+tag+":due", "+inf", uuidOf(id))
 }
 
-func TestConformance(t *testing.T) {
-	backendtest.Run(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
-}
+func TestConformance(t *testing.T) { eachForm(t, backendtest.Run) }
 
-func TestLinearizability(t *testing.T) {
-	backendtest.RunLinearizability(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
-}
+func TestLinearizability(t *testing.T) { eachForm(t, backendtest.RunLinearizability) }
 
-// TestRandom opens one deployment after the other on one server.
+func TestConcurrent(t *testing.T) { eachForm(t, backendtest.RunConcurrent) }
+
+// TestRandom opens one deployment after the other in one place.
 func TestRandom(t *testing.T) {
-	server := valkeytest.Take(t)
-	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness {
-		server.Must("FLUSHALL")
-		server.Must("FUNCTION", "FLUSH")
-		return openOn(t, server, backendtest.Options{})
-	})
-}
-
-func TestConcurrent(t *testing.T) {
-	backendtest.RunConcurrent(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+	for _, f := range forms {
+		t.Run(f.name, func(t *testing.T) {
+			at := f.take(t)
+			backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness {
+				for _, s := range at.primaries() {
+					s.Must("FLUSHALL")
+					s.Must("FUNCTION", "FLUSH")
+				}
+				return openOn(t, at, backendtest.Options{})
+			})
+		})
+	}
 }
