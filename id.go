@@ -86,12 +86,8 @@ func (id ExecutionID) UUID() uuid.UUID {
 // MarshalText returns the canonical text.
 func (id ExecutionID) MarshalText() ([]byte, error) { return []byte(id), nil }
 
-// UnmarshalText applies the checks of [ParseExecutionID]; the empty text gives "".
+// UnmarshalText applies the checks of [ParseExecutionID].
 func (id *ExecutionID) UnmarshalText(b []byte) error {
-	if len(b) == 0 {
-		*id = ""
-		return nil
-	}
 	v, err := ParseExecutionID(string(b))
 	if err != nil {
 		return err
@@ -111,6 +107,28 @@ type (
 	// recognised.
 	LeaseID string
 )
+
+// UnmarshalText refuses what is not a UUID in canonical text form; the empty text
+// gives "", no flow.
+func (f *FlowID) UnmarshalText(b []byte) error { return unmarshalUUID(f, "flow_id", b) }
+
+// UnmarshalText refuses what is not a UUID in canonical text form; the empty text
+// gives "", no attempt.
+func (a *AttemptID) UnmarshalText(b []byte) error { return unmarshalUUID(a, "attempt_id", b) }
+
+// UnmarshalText refuses what is not a UUID in canonical text form; the empty text
+// gives "", no lease.
+func (l *LeaseID) UnmarshalText(b []byte) error { return unmarshalUUID(l, "lease_id", b) }
+
+func unmarshalUUID[T ~string](id *T, field string, b []byte) error {
+	if len(b) > 0 {
+		if err := ValidateUUID(field, string(b)); err != nil {
+			return err
+		}
+	}
+	*id = T(b)
+	return nil
+}
 
 // NewAttemptID mints a random attempt identifier.
 func NewAttemptID() AttemptID { return AttemptID(uuid.NewString()) }
@@ -152,6 +170,9 @@ const (
 // non_printable or brace (with the byte index).
 func (l LaneID) Validate() error { return validateToken("lane_id", string(l), MaxLaneIDBytes, 0x20) }
 
+// UnmarshalText applies the checks of Validate.
+func (l *LaneID) UnmarshalText(b []byte) error { return unmarshalChecked(l, b, LaneID.Validate) }
+
 // Validate reports why the namespace is unacceptable; "*" is refused.
 func (n Namespace) Validate() error {
 	if n == AnyNamespace {
@@ -168,14 +189,37 @@ func (n Namespace) ValidateForWorker() error {
 	return n.Validate()
 }
 
+// UnmarshalText applies the checks of ValidateForWorker, since the registration
+// of a worker may be what is read.
+func (n *Namespace) UnmarshalText(b []byte) error {
+	return unmarshalChecked(n, b, Namespace.ValidateForWorker)
+}
+
 // Validate reports why the worker identifier is unacceptable.
 func (w WorkerID) Validate() error {
 	return validateToken("worker_id", string(w), MaxWorkerIDBytes, 0x21)
 }
 
+// UnmarshalText applies the checks of Validate.
+func (w *WorkerID) UnmarshalText(b []byte) error { return unmarshalChecked(w, b, WorkerID.Validate) }
+
 // Validate reports why the worker instance identifier is unacceptable.
 func (w WorkerInstanceID) Validate() error {
 	return validateToken("worker_instance_id", string(w), MaxWorkerIDBytes, 0x21)
+}
+
+// UnmarshalText applies the checks of Validate.
+func (w *WorkerInstanceID) UnmarshalText(b []byte) error {
+	return unmarshalChecked(w, b, WorkerInstanceID.Validate)
+}
+
+func unmarshalChecked[T ~string](id *T, b []byte, check func(T) error) error {
+	v := T(b)
+	if err := check(v); err != nil {
+		return err
+	}
+	*id = v
+	return nil
 }
 
 // ValidateUUID reports invalid_input naming field unless s is a UUID in

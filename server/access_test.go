@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -339,11 +340,26 @@ func TestNamespaceLimits(t *testing.T) {
 	if len(batch.Items) != 2 || batch.Items[0].Problem == nil || batch.Items[0].Problem.Code != "namespace_forbidden" || batch.Items[1].Outcome != "created" {
 		t.Errorf("batch %v", batch)
 	}
+	// An id given or a key bound elsewhere leads to no foreign execution either.
+	again := spec.with(fields{"namespace": "a", "execution_id": foreign, "idempotency_key": "mine"})
+	tenant.call("POST", "/v1/executions", again).problem(404, flowfabric.CodeExecutionNotFound)
+	tenant.call("POST", "/v1/executions?wait_ms=1", again).problem(404, flowfabric.CodeExecutionNotFound)
+	tenant.call("POST", "/v1/executions/batch", fields{"executions": []fields{again}}).want(200).decode(&batch)
+	if len(batch.Items) != 1 || batch.Items[0].Problem == nil || batch.Items[0].Problem.Code != "execution_not_found" {
+		t.Errorf("batch of a foreign id: %v", batch)
+	}
+	if got := tenant.call("POST", "/v1/executions", spec.with(fields{"namespace": "a", "idempotency_key": "mine"})).want(201).text("execution_id"); got == foreign {
+		t.Error("the refused creates bound their key")
+	}
+	f.call("POST", "/v1/executions", spec.with(fields{"namespace": "a", "execution_id": foreign, "idempotency_key": "theirs"})).want(200)
+	bound := spec.with(fields{"namespace": "a", "idempotency_key": "theirs"})
+	tenant.call("POST", "/v1/executions", bound).problem(404, flowfabric.CodeExecutionNotFound)
+	tenant.call("POST", "/v1/executions?wait_ms=1", bound).problem(404, flowfabric.CodeExecutionNotFound)
 	held := f.claim(10, fields{"namespace": "b", "worker_instance_id": "w-9"})
 	var done struct {
 		Items []struct{ Problem *struct{ Code string } }
 	}
-	tenant.call("POST", "/v1/workers/w/completions", fields{"items": []fields{{"execution_id": foreign, "fence": held[0].Fence}}}).want(200).decode(&done)
+	tenant.call("POST", "/v1/workers/w/completions", fields{"items": []fields{{"execution_id": foreign, "attempt_index": 0, "fence": held[0].Fence}}}).want(200).decode(&done)
 	if done.Items[0].Problem == nil || done.Items[0].Problem.Code != "execution_not_found" {
 		t.Errorf("completion %v", done)
 	}
@@ -508,6 +524,17 @@ func TestSeparateMetrics(t *testing.T) {
 	_ = resp.Body.Close()
 	if resp.StatusCode != 200 {
 		t.Errorf("status %d", resp.StatusCode)
+	}
+	for path, want := range map[string]int{"/livez": 200, "/v1/executions": 404} {
+		resp, err := http.Get("http://" + l.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != want || want == 404 && !strings.Contains(string(body), `"code":"route_not_found"`) {
+			t.Errorf("%s beside the metrics: %d %s", path, resp.StatusCode, body)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

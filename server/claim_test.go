@@ -316,6 +316,47 @@ func TestScenario52DisabledLane(t *testing.T) {
 	}
 }
 
+// TestLaneAnswers: a lane is answered with its counts by whatever changes it, its
+// state is changed with a reason, and a deletion may insist on a revision.
+func TestLaneAnswers(t *testing.T) {
+	f := serve(t, server.Config{})
+	f.create(nil)
+	for _, a := range []*answer{
+		f.call("PUT", "/v1/lanes/main", fields{"scheduling_weight": 2}),
+		f.call("PUT", "/v1/lanes/main/state", fields{"state": "draining", "reason": "r"}),
+	} {
+		var lane struct {
+			Counts   map[string]int
+			Drained  *bool
+			Revision uint64
+		}
+		a.want(200).decode(&lane)
+		if lane.Counts["waiting"] != 1 || lane.Drained == nil || *lane.Drained || lane.Revision == 0 {
+			t.Errorf("lane %s", a.body)
+		}
+	}
+	f.call("PUT", "/v1/lanes/main/state", fields{"state": "active"}).problem(400, flowfabric.CodeInvalidInput)
+	f.call("PUT", "/v1/lanes/old/state", fields{"state": "disabled", "reason": "over"}).want(200) // made and disabled: revision 2
+	for _, a := range []*answer{
+		f.call("DELETE", "/v1/lanes/old?expected_revision=1", nil),
+		f.call("DELETE", "/v1/lanes/old", fields{"expected_revision": 1}),
+	} {
+		p := a.problem(409, flowfabric.CodeRevisionConflict)
+		if details, _ := p["details"].(map[string]any); details["revision"] != 2.0 {
+			t.Errorf("conflict %v", p)
+		}
+	}
+	f.call("DELETE", "/v1/lanes/old?expected_revision=x", nil).problem(400, flowfabric.CodeInvalidInput)
+	f.call("DELETE", "/v1/lanes/old?expected_revision=2", fields{"expected_revision": 3}).problem(400, flowfabric.CodeIDMismatch)
+	f.call("DELETE", "/v1/lanes/old", fields{"lane_id": "new"}).problem(400, flowfabric.CodeIDMismatch)
+	if a := f.call("DELETE", "/v1/lanes/old?expected_revision=2", nil).want(200); a.text("outcome") != "deleted" {
+		t.Errorf("deletion %s", a.body)
+	}
+	if a := f.call("DELETE", "/v1/lanes/old?expected_revision=2", nil).want(200); a.text("outcome") != "already_deleted" {
+		t.Errorf("second deletion %s", a.body)
+	}
+}
+
 func TestWorkerLeases(t *testing.T) {
 	f := serve(t, server.Config{})
 	held := f.run()

@@ -186,6 +186,23 @@ func TestScenario12Result(t *testing.T) {
 	}
 }
 
+// TestEmptyFiltersAreRefused: a filter that is given is a value, never "all".
+func TestEmptyFiltersAreRefused(t *testing.T) {
+	f := serve(t, server.Config{})
+	for _, path := range []string{
+		"/v1/executions?namespace=", "/v1/executions?lane_id=", "/v1/executions?execution_kind=", "/v1/executions?flow_id=", "/v1/executions?public_state=",
+		"/v1/feeds/completions?namespace=", "/v1/feeds/completions?lane_id=", "/v1/worker-instances?namespace=", "/v1/worker-instances?lane_id=",
+		"/v1/worker-instances/i?namespace=", "/v1/worker-instances/i/leases?namespace=", "/v1/leases/expired?namespace=",
+	} {
+		_, query, _ := strings.Cut(path, "?")
+		p := f.call("GET", path, nil).problem(400, flowfabric.CodeInvalidInput)
+		if details, _ := p["details"].(map[string]any); details["field"] != strings.TrimSuffix(query, "=") {
+			t.Errorf("%s: %v", path, p)
+		}
+	}
+	f.call("GET", "/v1/feeds/completions?execution_id=", nil).problem(400, flowfabric.CodeInvalidExecutionID)
+}
+
 func TestScenario17Pages(t *testing.T) {
 	f := serve(t, server.Config{})
 	for i := range 15 {
@@ -394,12 +411,57 @@ func TestBatchedCreate(t *testing.T) {
 		got.Items[1].Problem == nil || got.Items[1].Problem.Code != "invalid_input" {
 		t.Errorf("batch %s", a.body)
 	}
+	// A fault of one item's values leaves the others alone; one of the document's
+	// form refuses all.
+	a = f.call("POST", "/v1/executions/batch", fields{"executions": []fields{spec.with(fields{"priority": 1.5}), spec, {"lane_id": "main"}}}, "X-Request-Id", "r-7").want(200)
+	var faulty struct {
+		Items []struct {
+			Outcome string
+			Problem *struct {
+				Code, Instance string
+				Status         int
+				RequestID      string `json:"request_id"`
+				Details        map[string]any
+			}
+		}
+	}
+	a.decode(&faulty)
+	if len(faulty.Items) != 3 || faulty.Items[1].Outcome != "created" {
+		t.Fatalf("batch with faulty items %s", a.body)
+	}
+	for i, field := range map[int]string{0: "priority", 2: "namespace"} {
+		p := faulty.Items[i].Problem
+		if p == nil || p.Code != "invalid_input" || p.Status != 400 || p.Details["field"] != field || p.RequestID != "r-7" || p.Instance != "/v1/executions/batch" {
+			t.Errorf("item %d of %s", i, a.body)
+		}
+	}
+	p := f.call("POST", "/v1/executions/batch", fields{"executions": []fields{spec, spec.with(fields{"now": 1})}}).problem(400, flowfabric.CodeInvalidInput)
+	if details, _ := p["details"].(map[string]any); details["field"] != "executions[1].now" {
+		t.Errorf("an unknown field is told as %v", p)
+	}
 	f.call("POST", "/v1/executions/batch", fields{"executions": []fields{}}).problem(400, flowfabric.CodeInvalidInput)
 	many := make([]fields, 101)
 	for i := range many {
 		many[i] = spec
 	}
 	f.call("POST", "/v1/executions/batch", fields{"executions": many}).problem(400, flowfabric.CodeBatchTooLarge)
+}
+
+// TestOperatorsFailureCountsItsRetry: a retry is counted once, whoever failed the
+// attempt.
+func TestOperatorsFailureCountsItsRetry(t *testing.T) {
+	f := serve(t, server.Config{})
+	id := f.create(fields{"policy": fields{"retry_policy": fields{"backoff": fields{"type": "fixed", "delay_ms": 60_000}}}})
+	if got := f.claim(1, nil); len(got) != 1 {
+		t.Fatalf("claimed %v", got)
+	}
+	if a := f.call("POST", e(id, "/fail"), fields{"reason": "r"}).want(200); a.text("outcome") != "retry_scheduled" {
+		t.Fatalf("failure %s", a.body)
+	}
+	metrics := string(f.call("GET", "/metrics", nil).want(200).body)
+	if !strings.Contains(metrics, `ff_attempt_outcome_total{lane="main",outcome="retry"} 1`) {
+		t.Error("the retry is not counted")
+	}
 }
 
 func TestTags(t *testing.T) {

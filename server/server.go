@@ -165,7 +165,7 @@ func (s *Server) ServeMetrics(l net.Listener) error {
 // as the main listener does.
 func (s *Server) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", api.Booting())
+	mux.Handle("/", api.Beside())
 	mux.Handle("GET /metrics", api.Guard(s.tokens, s.cfg.MetricsAuth, s.metrics.Handler()))
 	return mux
 }

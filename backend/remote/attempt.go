@@ -64,14 +64,19 @@ func attemptPath(route string, id flowfabric.ExecutionID, index uint32) string {
 // an attempt that this backend claimed is remembered; another one, whose fence
 // does not tell it, is looked up.
 func (b *Backend) attemptOf(ctx context.Context, route string, id flowfabric.ExecutionID, f flowfabric.Fence) (string, error) {
-	if index, ok := b.indexOf(f); ok {
-		return attemptPath(route, id, index), nil
-	}
-	index, err := b.findAttempt(ctx, id, f.AttemptID)
+	index, err := b.attemptIndex(ctx, id, f)
 	if err != nil {
 		return "", err
 	}
 	return attemptPath(route, id, index), nil
+}
+
+// attemptIndex is the index of the attempt a fence belongs to.
+func (b *Backend) attemptIndex(ctx context.Context, id flowfabric.ExecutionID, f flowfabric.Fence) (uint32, error) {
+	if index, ok := b.indexOf(f); ok {
+		return index, nil
+	}
+	return b.findAttempt(ctx, id, f.AttemptID)
 }
 
 // findAttempt returns the index of an attempt: that of the current one, or of

@@ -83,7 +83,14 @@ func (b *Backend) CompleteExecutions(ctx context.Context, items []flowfabric.Com
 			batch.parts = append(batch.parts, part{index: []int{i}})
 			continue
 		}
-		text, err := json.Marshal(wire.NewCompletionsRequest(items[i : i+1]).Items[0])
+		index, err := b.attemptIndex(ctx, a.ExecutionID, a.Fence)
+		if err != nil {
+			if err = ownItem(err, &out[i].Err); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		text, err := json.Marshal(wire.NewCompletionItem(a, index))
 		if err != nil {
 			return nil, flowfabric.InvalidInput("items", "do not encode").Wrap(err)
 		}

@@ -162,11 +162,6 @@ func TestRoutes(t *testing.T) {
 			return pair(flowfabric.CompleteExecution(t.Context(), b, flowfabric.CompleteExecutionArgs{ExecutionID: testID, Fence: testFence(&index), Result: []byte{}}))
 		}, ok(`{"outcome":"completed","public_state":"completed","replayed":true}`), "POST " + testPath + "/attempts/2/complete", `{` + fenceJSON + `,"payload":""}`,
 			result{flowfabric.CompleteExecutionResult{PublicState: flowfabric.PublicCompleted, Replayed: true}, nil}},
-		"complete_without_index": {func(b *Backend) result {
-			return pair(flowfabric.CompleteExecution(t.Context(), b, flowfabric.CompleteExecutionArgs{ExecutionID: testID, Fence: testFence(nil)}))
-		}, ok(`{"items":[{"execution_id":"{fp:7}:11111111-2222-4333-8444-555555555555","outcome":"completed","public_state":"completed"}]}`), "POST /v1/workers/remote/completions",
-			`{"items":[{"execution_id":"{fp:7}:11111111-2222-4333-8444-555555555555",` + fenceJSON + `}]}`,
-			result{flowfabric.CompleteExecutionResult{PublicState: flowfabric.PublicCompleted}, nil}},
 		"complete_override": {func(b *Backend) result {
 			return pair(flowfabric.CompleteExecution(t.Context(), b, flowfabric.CompleteExecutionArgs{ExecutionID: testID, Source: flowfabric.SourceOperatorOverride, Result: []byte{1}, ResultEncoding: "x"}))
 		}, ok(`{"outcome":"completed","public_state":"completed"}`), "POST " + testPath + "/complete", `{"payload":"AQ==","payload_encoding":"x"}`,
@@ -387,6 +382,31 @@ func TestRoutes(t *testing.T) {
 				t.Errorf("content type %q", s.headers[0].Get("Content-Type"))
 			}
 		})
+	}
+}
+
+// TestCompletionsTellTheirAttempt: an item of the batch names its attempt by
+// index; that of a fence that does not tell it is looked up, and an item whose
+// execution is not there is refused alone.
+func TestCompletionsTellTheirAttempt(t *testing.T) {
+	snapshot := `{"execution_id":"` + string(testID) + `","total_attempt_count":4,"current_attempt":{"attempt_id":"` + string(testTry) + `","attempt_index":3}}`
+	done := `{"items":[{"execution_id":"` + string(testID) + `","outcome":"completed","public_state":"completed"},` +
+		`{"execution_id":"` + string(testID) + `","outcome":"completed","public_state":"completed"}]}`
+	b, s := open(t, ok(snapshot), problem(404, "execution_not_found", "not_found", false), ok(done))
+	index := uint32(2)
+	item := func(i *uint32) flowfabric.CompleteExecutionArgs {
+		return flowfabric.CompleteExecutionArgs{ExecutionID: testID, Fence: testFence(i)}
+	}
+	out, err := b.CompleteExecutions(t.Context(), []flowfabric.CompleteExecutionArgs{item(nil), item(nil), item(&index)})
+	if err != nil || len(out) != 3 || out[0].Err != nil || out[2].Err != nil || flowfabric.CodeOf(out[1].Err) != flowfabric.CodeExecutionNotFound {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	sent := func(i string) string {
+		return `{"execution_id":"` + string(testID) + `","attempt_index":` + i + `,` + fenceJSON + `}`
+	}
+	want := []heard{{"GET " + testPath, ""}, {"GET " + testPath, ""}, {"POST /v1/workers/remote/completions", `{"items":[` + sent("3") + `,` + sent("2") + `]}`}}
+	if diff := cmp.Diff(want, s.heard, cmp.AllowUnexported(heard{})); diff != "" {
+		t.Errorf("requests: %s", diff)
 	}
 }
 

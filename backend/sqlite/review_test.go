@@ -44,6 +44,32 @@ func created(t *testing.T, b *Backend, change ...func(*flowfabric.CreateExecutio
 	return res.ExecutionID
 }
 
+// A page filtered by tag is filled although other executions with tags stand
+// before those that have it, and its cursor tells exactly whether more follows.
+func TestPagesByTagAreFilled(t *testing.T) {
+	b := quiet(t, "", backendtest.NewClock())
+	var want []flowfabric.ExecutionID
+	for i := range 60 {
+		id := flowfabric.ExecutionID(fmt.Sprintf("{fp:3}:%08d-0000-4000-8000-000000000000", i))
+		value := "other"
+		if i%20 == 19 {
+			value = "wanted"
+			want = append(want, id)
+		}
+		created(t, b, func(a *flowfabric.CreateExecutionArgs) { a.ExecutionID, a.Tags = id, map[string]string{"a.b": value} })
+	}
+	args := flowfabric.ListExecutionsArgs{Partition: 3, Limit: 2, Tags: map[string]string{"a.b": "wanted"}}
+	first, err := b.ListExecutions(t.Context(), args)
+	if err != nil || len(first.Executions) != 2 || first.Executions[0].ExecutionID != want[0] || first.NextCursor != want[1] {
+		t.Fatalf("first page %+v, %v", first, err)
+	}
+	args.Cursor = first.NextCursor
+	second, err := b.ListExecutions(t.Context(), args)
+	if err != nil || len(second.Executions) != 1 || second.Executions[0].ExecutionID != want[2] || second.NextCursor != "" {
+		t.Fatalf("second page %+v, %v", second, err)
+	}
+}
+
 // A grant that lapsed while no process had the file open hides its execution from
 // nobody: the first claim finds it, before any tick.
 func TestGrantLapsedWhileClosed(t *testing.T) {

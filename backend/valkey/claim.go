@@ -108,7 +108,41 @@ func (s *Store) claimed(ctx context.Context, fn string, id flowfabric.ExecutionI
 		return flowfabric.ClaimedExecution{}, known(err, id)
 	}
 	s.leasesChanged()
-	return decodeTask(operation(fn), id.Partition(), lane, &msg)
+	return s.receive(ctx, operation(fn), id.Partition(), lane, &msg)
+}
+
+// receive takes a claimed task. One that does not decode nobody could run: its
+// lease is revoked and held for an operator.
+func (s *Store) receive(ctx context.Context, op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
+	task, err := decodeTask(op, part, lane, msg)
+	if err != nil {
+		s.hold(ctx, part, msg, err)
+		return flowfabric.ClaimedExecution{}, err
+	}
+	if task.ClaimKind == flowfabric.ClaimReclaim && task.LeaseReclaimCount%reclaimWarning == 0 {
+		s.log.WarnContext(ctx, "an execution has been reclaimed many times", "execution_id", task.ExecutionID,
+			"execution_kind", task.Kind, "lane_id", task.LaneID, "lease_reclaim_count", task.LeaseReclaimCount)
+	}
+	return task, nil
+}
+
+// reclaimWarning is at every how many reclaims of an execution a warning is
+// logged. (Specification 02, section 5.5.)
+const reclaimWarning = 100
+
+// hold takes the lease of a task that does not decode away again.
+func (s *Store) hold(ctx context.Context, part uint16, msg *vk.ValkeyMessage, cause error) {
+	list, err := msg.ToArray()
+	if err != nil || len(list) < taskSize {
+		return
+	}
+	id := flowfabric.ExecutionID(s.tag(part) + ":" + elements(list).str(1))
+	s.log.ErrorContext(ctx, "a claimed execution does not decode; it is held", "execution_id", id, "error", cause)
+	_, err = s.RevokeLease(context.WithoutCancel(ctx), flowfabric.RevokeLeaseArgs{ExecutionID: id,
+		ExpectedLeaseID: flowfabric.LeaseID(elements(list).str(6)), Reason: string(flowfabric.CodeCorruptRecord), RevokedBy: "backend", Hold: true})
+	if err != nil {
+		s.log.WarnContext(ctx, "its lease is left to expire", "execution_id", id, "error", err)
+	}
 }
 
 // ClaimGranted consumes a grant.

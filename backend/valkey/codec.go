@@ -513,6 +513,7 @@ func (c *core) lease(d *decoder, s *rules.State) {
 		x.CurrentLane = x.LaneID
 	}
 	if x.LifecyclePhase != flowfabric.PhaseActive {
+		x.AttemptTimeoutAt = 0 // what an ended attempt left behind
 		return
 	}
 	if c.leaseID == "" || x.CurrentLeaseEpoch == 0 || c.instance == "" || c.leaseExpires == 0 {

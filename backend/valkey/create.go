@@ -27,9 +27,19 @@ type creation struct {
 	prepared *rules.Prepared
 	closed   string // state of a lane that takes nothing new
 	caps     string
+	lane     laneFate
 	// unreserved: the key is free, and bound only if the execution exists.
 	unreserved bool
 }
+
+// laneFate says what a create finds in the place of its lane.
+type laneFate uint8
+
+const (
+	laneKnown   laneFate = iota
+	laneNew              // to be made by the first create
+	laneRefused          // unknown, and lanes have to be declared
+)
 
 // CreateExecutions creates a batch, each item on its own. An item with an
 // idempotency key takes two steps: its identifier is reserved, or the one that
@@ -53,7 +63,7 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 		c.index = i
 		list = append(list, c)
 	}
-	list = s.reserve(ctx, list, out)
+	list = s.makeLanes(ctx, s.reserve(ctx, list, out), out)
 	t := newTicket(len(list))
 	for i := range list {
 		args, err := createArgs(&list[i])
@@ -72,6 +82,9 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 		it := &t.items[k]
 		c := &list[it.index]
 		res, err := s.created(it, c.prepared)
+		if c.lane == laneRefused && flowfabric.CodeOf(err) == flowfabric.CodeLaneIntakeClosed {
+			err = laneNotFound(c.prepared.State.Exec.LaneID)
+		}
 		out[c.index] = flowfabric.Item[flowfabric.CreateExecutionResult]{Result: res, Err: err}
 		if err == nil && c.unreserved {
 			bind = append(bind, keyed{it.index, keyPartition(s.parts, c.prepared.Args.Namespace, c.prepared.Args.IdempotencyKey)})
@@ -97,26 +110,68 @@ func (s *Store) prepare(ctx context.Context, args flowfabric.CreateExecutionArgs
 	if args.ExecutionID == "" && args.FlowID == "" {
 		args.ExecutionID = s.mintID(args.LaneID)
 	}
-	// The lane comes into being only for a create that is in order.
 	p, err := rules.PrepareCreate(args, s.parts, nil)
 	if err != nil {
 		return c, err
 	}
-	lane, _, err := s.lane(ctx, args.LaneID)
+	views, err := s.peekLanes(ctx, args.LaneID)
 	if err != nil {
 		return c, err
 	}
+	lane := &views[0]
 	if len(lane.DefaultPolicy) > 0 {
 		args.ExecutionID = p.Args.ExecutionID
 		if p, err = rules.PrepareCreate(args, s.parts, lane.DefaultPolicy); err != nil {
 			return c, err
 		}
 	}
-	c.prepared, c.caps = p, rules.BucketKey(p.State.Exec.RequiredCapabilities)
-	if rules.AdmitsCreate(lane) != nil {
+	c.prepared, c.caps, c.lane = p, rules.BucketKey(p.State.Exec.RequiredCapabilities), laneKnown
+	switch {
+	case lane.exists && rules.AdmitsCreate(lane.Lane) != nil:
 		c.closed = string(lane.State)
+	case !lane.exists && s.cfg.StrictLanes:
+		c.closed, c.lane = "unknown", laneRefused
+	case !lane.exists:
+		c.lane = laneNew
 	}
 	return c, nil
+}
+
+// makeLanes makes the lanes that are named for the first time by creates that will
+// make an execution. A repeat of a create names no lane.
+func (s *Store) makeLanes(ctx context.Context, list []creation, out []flowfabric.Item[flowfabric.CreateExecutionResult]) []creation {
+	var fresh []int
+	var cmds []vk.Completed
+	for i := range list {
+		if list[i].lane == laneNew {
+			fresh = append(fresh, i)
+			cmds = append(cmds, s.b.Exists().Key(execKey(list[i].prepared.State.Exec.ExecutionID, "def")).Build())
+		}
+	}
+	if len(fresh) == 0 {
+		return list
+	}
+	failed := make([]bool, len(list))
+	for k, got := range s.plain(ctx, cmds...) {
+		i, err := fresh[k], got.err
+		if n, e := got.msg.AsInt64(); err == nil && e == nil && n == 0 {
+			_, _, err = s.lane(ctx, list[i].prepared.State.Exec.LaneID)
+		}
+		if err != nil {
+			out[list[i].index].Err, failed[i] = ownError(err), true
+		}
+	}
+	return without(list, failed)
+}
+
+func without(list []creation, failed []bool) []creation {
+	rest := list[:0]
+	for i := range list {
+		if !failed[i] {
+			rest = append(rest, list[i])
+		}
+	}
+	return rest
 }
 
 // mintID mints the identifier of a standalone execution. Runs of them share a
@@ -163,13 +218,7 @@ func (s *Store) reserve(ctx context.Context, list []creation, out []flowfabric.I
 	fail := func(at int, err error) { out[list[at].index].Err, failed[at] = ownError(err), true }
 	s.reserveKeys(ctx, list, keys, fail)
 	s.lookUpKeys(ctx, list, closed, fail)
-	rest := list[:0]
-	for i := range list {
-		if !failed[i] {
-			rest = append(rest, list[i])
-		}
-	}
-	return rest
+	return without(list, failed)
 }
 
 // reserveKeys reserves keys; a create whose key is held by another identifier goes

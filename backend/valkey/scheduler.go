@@ -41,6 +41,7 @@ type claim struct {
 	lanes  []claimLane
 	res    flowfabric.ClaimCandidatesResult
 	seen   int // candidates evaluated
+	spoilt bool
 	owed   map[groupKey]int
 }
 
@@ -104,6 +105,7 @@ func (s *Store) ClaimCandidates(ctx context.Context, a flowfabric.ClaimCandidate
 	if err == nil {
 		err = c.label(ctx)
 	}
+	c.res.More = c.res.More || c.spoilt
 	return c.res, err
 }
 
@@ -493,10 +495,13 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 	var first error
 	var used []slotUse
 	for i := 3; i < len(list); i++ {
-		use, err := c.keep(p, &list[i])
-		if err == nil {
+		use, err := c.keep(ctx, p, &list[i])
+		switch {
+		case err == nil:
 			used = append(used, use)
-		} else if first == nil {
+		case flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord:
+			c.spoilt = true // it is held, and hides nothing behind it
+		case first == nil:
 			first = err
 		}
 	}
@@ -509,9 +514,9 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 }
 
 // keep adds one grant or task to the result.
-func (c *claim) keep(p *visitPlan, msg *vk.ValkeyMessage) (slotUse, error) {
+func (c *claim) keep(ctx context.Context, p *visitPlan, msg *vk.ValkeyMessage) (slotUse, error) {
 	if c.a.GrantTTLMs == 0 {
-		t, err := decodeTask("claim_tasks", p.head.part, p.group.lane.id, msg)
+		t, err := c.s.receive(ctx, "claim_tasks", p.head.part, p.group.lane.id, msg)
 		if err != nil {
 			return slotUse{}, err
 		}

@@ -97,6 +97,7 @@ func TestUsageErrorsExit2(t *testing.T) {
 		{"scanner", "run", "nothing"}, {"token", "new", "--scopes", "root"}, {"lane", "pause"},
 		{"lane", "set", "l", "--weight", "0"}, {"worker", "run"}, {"worker", "run", "--exec", "true", "--concurrency", "0"},
 		{"backup", "x"}, {"version", "--output", "xml"}, {"partition", "collisions", "--lanes", "a,a"},
+		{"execution", "reclaim", "{fp:1}:0190cbe2-5f0c-7d3a-8e55-1c2f3a4b5c6d", "--worker", "w"},
 	} {
 		r := d.run(args...)
 		if r.code != exitUsage {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/valkey"
 	"github.com/flowfabric/flowfabric/internal/config"
 	"github.com/spf13/cobra"
 )
@@ -50,7 +51,9 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Short: "Check that everything is well",
 		Long: `Check the deployment: is the store reachable and how fast, which version, do the
 clocks agree, do the background duties run, are the indexes right, does work wait
-that nobody takes, are leases left lapsed.
+that nobody takes, are leases left lapsed. Of a Valkey store also: version and
+clock of every node, eviction, memory, encodings, persistence, replicas, and the
+function library of each primary.
 
 Exits 1 when a check fails; warnings exit 0. --repair rebuilds the indexes from
 the records first, over live data.`,
@@ -72,6 +75,11 @@ the records first, over live data.`,
 // examine runs every check that can be run.
 func (c *cli) examine(ctx context.Context, t target, repair bool) []finding {
 	d := &doctor{cli: c, target: t}
+	if t.place.Kind == config.PlaceValkey {
+		if d.checkValkey(ctx); d.failed() {
+			return d.findings
+		}
+	}
 	b, err := c.open(ctx, t)
 	if err != nil {
 		d.add("store", verdictFail, errorLine(explainUnreachable(err, t)), "")
@@ -106,6 +114,13 @@ type doctor struct {
 
 func (d *doctor) add(check string, v verdict, detail, advice string) {
 	d.findings = append(d.findings, finding{check, v, detail, advice})
+}
+
+// checkValkey looks at the store itself, also where it can't be opened.
+func (d *doctor) checkValkey(ctx context.Context) {
+	for _, f := range valkey.Examine(ctx, d.target.valkey) {
+		d.add(f.Check, verdict(f.Verdict), f.Detail, f.Advice)
+	}
 }
 
 // failedOn reports a check that could not be made; a forbidden or unsupported
@@ -158,6 +173,9 @@ func (d *doctor) checkVersion(ctx context.Context) {
 // checkClock compares a server's store clock with this machine's. An embedded
 // store has no other clock.
 func (d *doctor) checkClock(ctx context.Context) {
+	if d.target.place.Kind == config.PlaceValkey {
+		return // among its checks
+	}
 	if d.target.place.Kind != config.PlaceRemote {
 		d.add("clock", verdictOK, "the store's clock is this machine's", "")
 		return
@@ -356,9 +374,10 @@ func (d *doctor) checkLanesAndWorkers(ctx context.Context) {
 	}
 }
 
-// stuckIn reports work of a lane that nobody takes.
+// stuckIn reports waiting work of a lane that nobody takes. Interrupted work is
+// told of by its lapsed leases.
 func (d *doctor) stuckIn(l flowfabric.LaneStatus, workers []flowfabric.WorkerRegistration) (finding, bool) {
-	if l.OldestEligibleAt == 0 || l.State == flowfabric.LaneDisabled {
+	if l.OldestEligibleAt == 0 || l.Counts[flowfabric.PublicWaiting] == 0 || l.State == flowfabric.LaneDisabled {
 		return finding{}, false
 	}
 	age := d.now().Sub(timeOf(l.OldestEligibleAt))
@@ -404,7 +423,7 @@ func (d *doctor) checkExpiredLeases(ctx context.Context) {
 		args.Cursor = res.NextCursor
 	}
 	if old > 0 {
-		d.add("expired leases", verdictWarn, fmt.Sprintf("%s lapsed more than %s ago and was not reclaimed", plural(old, "lease", "leases"), span(lapsedAfter)),
+		d.add("expired leases", verdictWarn, fmt.Sprintf("%s more than %s ago and nobody took the work over", plural(old, "lease lapsed", "leases lapsed"), span(lapsedAfter)),
 			"start a worker that can take the work over; see: flowfabric execution list --state active")
 		return
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/sqlite"
+	"github.com/flowfabric/flowfabric/internal/valkeytest"
 	"github.com/flowfabric/flowfabric/server"
 	"github.com/spf13/cobra"
 )
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 			return 1
 		}
-		return m.Run()
+		return valkeytest.Main(m).Run()
 	}())
 }
 

@@ -102,8 +102,7 @@ consumes.`,
 	f.StringVar(&lane, "lane", string(flowfabric.DefaultLane), "the execution's lane")
 	f.StringSliceVar(&capabilities, "capabilities", nil, "the worker's capabilities (default: those it registered)")
 	f.DurationVar(&ttl, "ttl", flowfabric.DefaultGrantTTLMs*time.Millisecond, "how long the grant holds, up to 1m")
-	_ = cmd.MarkFlagRequired("worker")
-	_ = cmd.MarkFlagRequired("instance")
+	requires(cmd, "worker", "instance")
 	return cmd
 }
 

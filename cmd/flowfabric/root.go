@@ -154,3 +154,16 @@ func given(flags *pflag.FlagSet) map[string]string {
 	flags.Visit(func(f *pflag.Flag) { m[f.Name] = f.Value.String() })
 	return m
 }
+
+// requires makes a command refuse to run without the flags: that is wrong use, as
+// a missing argument is.
+func requires(cmd *cobra.Command, flags ...string) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		for _, name := range flags {
+			if !cmd.Flags().Changed(name) {
+				return &usageError{text: "--" + name + " is missing", hint: "usage: " + cmd.UseLine()}
+			}
+		}
+		return nil
+	}
+}

@@ -199,3 +199,18 @@ func TestPatience(t *testing.T) {
 		t.Error("a final answer was tried again")
 	}
 }
+
+// TestDoctorTellsWaitingFromInterrupted: work whose lease lapsed is the business
+// of the check of leases, not waiting work.
+func TestDoctorTellsWaitingFromInterrupted(t *testing.T) {
+	now := time.UnixMilli(10_000_000)
+	d := &doctor{cli: &cli{environment: &environment{now: func() time.Time { return now }}}}
+	lane := flowfabric.LaneStatus{Lane: flowfabric.Lane{LaneID: "l"}, OldestEligibleAt: 1, Counts: map[flowfabric.PublicState]int64{flowfabric.PublicActive: 1}}
+	if f, stuck := d.stuckIn(lane, nil); stuck {
+		t.Errorf("interrupted work is told as %+v", f)
+	}
+	lane.Counts[flowfabric.PublicWaiting] = 2
+	if f, stuck := d.stuckIn(lane, nil); !stuck || !strings.Contains(f.Detail, "2 waiting") {
+		t.Errorf("waiting work is told as %+v, %v", f, stuck)
+	}
+}

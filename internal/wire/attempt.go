@@ -153,10 +153,19 @@ func (r CompleteResponse) Result() flowfabric.CompleteExecutionResult {
 // CompletionItem is one completion of a batch, as A/complete.
 type CompletionItem struct {
 	ExecutionID     flowfabric.ExecutionID `json:"execution_id"`
-	AttemptIndex    *uint32                `json:"attempt_index,omitempty" doc:"Checked with the fence when given."`
+	AttemptIndex    uint32                 `json:"attempt_index" doc:"Checked with the fence."`
 	Fence           *Fence                 `json:"fence,omitempty" doc:"Required."`
 	Payload         *[]byte                `json:"payload,omitempty"`
 	PayloadEncoding *string                `json:"payload_encoding,omitempty" maxLength:"64" default:"json"`
+
+	itemFault
+}
+
+// NewCompletionItem makes one completion of a batch. The fence need not tell the
+// attempt's index.
+func NewCompletionItem(a flowfabric.CompleteExecutionArgs, index uint32) CompletionItem {
+	return CompletionItem{ExecutionID: a.ExecutionID, AttemptIndex: index, Fence: NewFence(a.Fence),
+		Payload: bytesPtr(a.Result), PayloadEncoding: opt(a.ResultEncoding)}
 }
 
 // CompletionsRequest is the body of POST /v1/workers/{worker_id}/completions.
@@ -165,31 +174,23 @@ type CompletionsRequest struct {
 	Items    []CompletionItem     `json:"items" minItems:"1" maxItems:"100"`
 }
 
-// NewCompletionsRequest makes the body of a batch of completions.
-func NewCompletionsRequest(items []flowfabric.CompleteExecutionArgs) CompletionsRequest {
-	r := CompletionsRequest{Items: make([]CompletionItem, len(items))}
-	for i, a := range items {
-		r.Items[i] = CompletionItem{ExecutionID: a.ExecutionID, AttemptIndex: a.Fence.AttemptIndex, Fence: NewFence(a.Fence),
-			Payload: bytesPtr(a.Result), PayloadEncoding: opt(a.ResultEncoding)}
-	}
-	return r
-}
-
-// Args returns the contract's arguments of the lease holders.
-func (r CompletionsRequest) Args(worker flowfabric.WorkerID) ([]flowfabric.CompleteExecutionArgs, error) {
+// Args returns the contract's arguments of the lease holders, and beside them
+// what is wrong with an item.
+func (r CompletionsRequest) Args(worker flowfabric.WorkerID) ([]flowfabric.CompleteExecutionArgs, []error, error) {
 	if r.WorkerID != nil {
 		if err := match("worker_id", string(*r.WorkerID), string(worker)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	out := make([]flowfabric.CompleteExecutionArgs, len(r.Items))
-	for i, item := range r.Items {
-		fence := item.Fence.Fence()
-		fence.AttemptIndex = item.AttemptIndex
-		out[i] = flowfabric.CompleteExecutionArgs{ExecutionID: item.ExecutionID, Fence: fence, Source: flowfabric.SourceLeaseHolder,
+	var refused []error
+	for i := range r.Items {
+		item := &r.Items[i]
+		refused = refuseItem(refused, len(out), i, item.fault)
+		out[i] = flowfabric.CompleteExecutionArgs{ExecutionID: item.ExecutionID, Fence: item.Fence.at(item.AttemptIndex), Source: flowfabric.SourceLeaseHolder,
 			Result: val(item.Payload), ResultEncoding: val(item.PayloadEncoding)}
 	}
-	return out, nil
+	return out, refused, nil
 }
 
 // CompletionResult is the answer to one completion of a batch, or its problem.

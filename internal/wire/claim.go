@@ -101,6 +101,13 @@ func (g GrantRef) check(id flowfabric.ExecutionID) error {
 	if err := (ExecutionRef{ExecutionID: g.ExecutionID}).Check(id); err != nil {
 		return err
 	}
+	if g.Kind != nil {
+		switch *g.Kind {
+		case flowfabric.ClaimNew, flowfabric.ClaimResume, flowfabric.ClaimReclaim:
+		default:
+			return flowfabric.InvalidInput("grant.kind", "must be claim, resume or reclaim")
+		}
+	}
 	if g.PartitionKey == nil {
 		return nil
 	}

@@ -101,10 +101,19 @@ type decoder struct {
 type fault struct {
 	what string
 	path []string
+	// document is set for a fault of the document's form, an unknown or a repeated
+	// field, which refuses all of a batch wherever it stands.
+	document bool
 }
 
 func (d *decoder) fail(format string, args ...any) *fault {
 	return &fault{what: fmt.Sprintf(format, args...)}
+}
+
+// ofDocument marks a fault of the document's form.
+func (f *fault) ofDocument() *fault {
+	f.document = true
+	return f
 }
 
 func (f *fault) inField(name string) *fault {

@@ -202,6 +202,7 @@ func (d *decoder) plainBase64() ([]byte, bool) {
 
 func readSlice(t reflect.Type) reader {
 	read := readerOf(t.Elem())
+	own := reflect.PointerTo(t.Elem()).Implements(independentType)
 	return func(d *decoder, v reflect.Value) *fault {
 		if f := d.enter('[', "an array"); f != nil {
 			return f
@@ -218,12 +219,36 @@ func readSlice(t reflect.Type) reader {
 			v.Grow(1)
 			v.SetLen(i + 1)
 			v.Index(i).SetZero()
+			start, depth := d.at, d.depth
 			if f := read(d, v.Index(i)); f != nil {
-				return f.inItem(i)
+				if !own || !d.ownFault(f, start, depth, v.Index(i)) {
+					return f.inItem(i)
+				}
 			}
 			d.space()
 		}
 	}
+}
+
+// independent is an item of a batch that answers for its own values: a fault in
+// one is kept for the answer to that item, and the others are done.
+type independent interface{ refuse(err error) }
+
+var independentType = reflect.TypeFor[independent]()
+
+// ownFault keeps a fault of an item's values in the item and steps over the rest
+// of it. It reports false for a fault that is the whole document's: of its form,
+// or when the item is not JSON to its end.
+func (d *decoder) ownFault(f *fault, start, depth int, item reflect.Value) bool {
+	if f.document {
+		return false
+	}
+	d.at, d.depth = start, depth
+	if d.skip() != nil {
+		return false
+	}
+	item.Addr().Interface().(independent).refuse(f.error())
+	return true
 }
 
 func readStringMap(d *decoder, v reflect.Value) *fault {
@@ -246,7 +271,7 @@ func readStringMap(d *decoder, v reflect.Value) *fault {
 		}
 		key := string(name)
 		if _, dup := m[key]; dup && !d.lenient {
-			return d.fail("is given twice").inField(key)
+			return d.fail("is given twice").ofDocument().inField(key)
 		}
 		text, f := d.text()
 		if f != nil {
@@ -279,7 +304,7 @@ func readMap(t reflect.Type) reader {
 			key := reflect.New(t.Key()).Elem()
 			key.SetString(string(name))
 			if v.MapIndex(key).IsValid() && !d.lenient {
-				return d.fail("is given twice").inField(key.String())
+				return d.fail("is given twice").ofDocument().inField(key.String())
 			}
 			if d.peek() == 'n' {
 				return d.fail("must not be null").inField(key.String())
@@ -389,7 +414,7 @@ func (o *object) read(d *decoder, v reflect.Value) *fault {
 		}
 		n = i + 1
 		if seen&(1<<i) != 0 && !d.lenient {
-			return d.fail("is given twice").inField(o.fields[i].name)
+			return d.fail("is given twice").ofDocument().inField(o.fields[i].name)
 		}
 		seen |= 1 << i
 		present, f := o.readField(d, v, i)
@@ -435,7 +460,7 @@ func (o *object) missing(d *decoder, given uint64) *fault {
 // answer.
 func (d *decoder) unknown(name []byte) *fault {
 	if !d.lenient {
-		return d.fail("is unknown").inField(string(name))
+		return d.fail("is unknown").ofDocument().inField(string(name))
 	}
 	f := d.skip()
 	d.space()

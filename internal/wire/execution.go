@@ -26,6 +26,8 @@ type CreateExecutionRequest struct {
 	Policy              json.RawMessage         `json:"policy,omitempty" wire:"policy" doc:"The execution's policy; absent means all defaults."`
 	DelayUntil          *flowfabric.Millis      `json:"delay_until,omitempty" doc:"Not claimable before; Unix milliseconds of the store's clock."`
 	ExecutionDeadlineAt *flowfabric.Millis      `json:"execution_deadline_at,omitempty" doc:"Absolute deadline; Unix milliseconds of the store's clock."`
+
+	itemFault
 }
 
 // NewCreateExecutionRequest makes the body of a create. A flow id is placement
@@ -57,6 +59,9 @@ func NewCreateExecutionRequest(a flowfabric.CreateExecutionArgs) CreateExecution
 // Args returns the contract's arguments. CreatorIdentity is empty when absent;
 // [CreateExecutionRequest.CreatorGiven] tells that from an empty one.
 func (r CreateExecutionRequest) Args() (flowfabric.CreateExecutionArgs, error) {
+	if r.fault != nil {
+		return flowfabric.CreateExecutionArgs{}, r.fault
+	}
 	if r.ExecutionID != nil {
 		if _, err := flowfabric.ParseExecutionID(string(*r.ExecutionID)); err != nil {
 			return flowfabric.CreateExecutionArgs{}, err

@@ -58,7 +58,7 @@ func ParseListExecutions(q url.Values) (ExecutionsQuery, error) {
 		{"execution_kind", func(s string) { a.Kind = s }},
 		{"flow_id", func(s string) { a.FlowID = flowfabric.FlowID(s) }},
 	} {
-		text, err := QueryText(q, f.name)
+		text, err := QueryFilter(q, f.name)
 		if err != nil {
 			return out, err
 		}

@@ -129,7 +129,10 @@ func parseFeedFilter(q url.Values) (f flowfabric.FeedFilter, err error) {
 		{"lane_id", func(s string) { f.LaneID = flowfabric.LaneID(s) }},
 		{"execution_id", func(s string) { f.ExecutionID = flowfabric.ExecutionID(s) }},
 	} {
-		text, err := QueryText(q, p.name)
+		text, err := QueryFilter(q, p.name)
+		if err != nil && p.name == "execution_id" && len(q[p.name]) == 1 {
+			_, err = flowfabric.ParseExecutionID("")
+		}
 		if err != nil {
 			return f, err
 		}

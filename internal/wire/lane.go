@@ -50,36 +50,45 @@ func (r UpdateLaneRequest) Args(lane flowfabric.LaneID) (flowfabric.UpdateLaneAr
 type SetLaneStateRequest struct {
 	LaneRef
 	State  flowfabric.LaneState `json:"state" enum:"active,paused,draining,disabled"`
-	Reason *string              `json:"reason,omitempty" maxLength:"256"`
+	Reason string               `json:"reason" maxLength:"256" doc:"Shown with the lane; may be empty."`
 }
 
 // NewSetLaneStateRequest makes the body of a change of state.
 func NewSetLaneStateRequest(a flowfabric.SetLaneStateArgs) SetLaneStateRequest {
-	return SetLaneStateRequest{State: a.State, Reason: opt(a.Reason)}
+	return SetLaneStateRequest{State: a.State, Reason: a.Reason}
 }
 
 // Args returns the contract's arguments.
 func (r SetLaneStateRequest) Args(lane flowfabric.LaneID) (flowfabric.SetLaneStateArgs, error) {
-	return flowfabric.SetLaneStateArgs{LaneID: lane, State: r.State, Reason: val(r.Reason)}, r.Check(lane)
+	return flowfabric.SetLaneStateArgs{LaneID: lane, State: r.State, Reason: r.Reason}, r.Check(lane)
 }
 
 // SetLaneStateResponse is the lane, with changed or unchanged.
 type SetLaneStateResponse struct {
 	Outcome string `json:"outcome" enum:"changed,unchanged"`
-	flowfabric.Lane
+	flowfabric.LaneStatus
 }
 
-// NewSetLaneStateResponse makes the answer to a change of state.
-func NewSetLaneStateResponse(r flowfabric.SetLaneStateResult) SetLaneStateResponse {
+// NewSetLaneStateResponse makes the answer to a change of state: the lane as it
+// was left, with its counts.
+func NewSetLaneStateResponse(r flowfabric.SetLaneStateResult, status flowfabric.LaneStatus) SetLaneStateResponse {
+	status.Lane = r.Lane
+	status = NewLaneStatus(status)
 	if r.Unchanged {
-		return SetLaneStateResponse{Outcome: "unchanged", Lane: r.Lane}
+		return SetLaneStateResponse{Outcome: "unchanged", LaneStatus: status}
 	}
-	return SetLaneStateResponse{Outcome: "changed", Lane: r.Lane}
+	return SetLaneStateResponse{Outcome: "changed", LaneStatus: status}
 }
 
 // Result returns the contract's result.
 func (r SetLaneStateResponse) Result() flowfabric.SetLaneStateResult {
 	return flowfabric.SetLaneStateResult{Lane: r.Lane, Unchanged: r.Outcome == "unchanged"}
+}
+
+// DeleteLaneRequest is the body, if any, of DELETE /v1/lanes/{lane_id}.
+type DeleteLaneRequest struct {
+	LaneRef
+	ExpectedRevision *uint64 `json:"expected_revision,omitempty" doc:"Else revision_conflict; also as a query parameter."`
 }
 
 // DeleteLaneResponse is deleted or already_deleted.

@@ -50,6 +50,8 @@ type RenewalItem struct {
 	AttemptIndex *uint32                `json:"attempt_index,omitempty" doc:"Checked with the fence when given."`
 	Fence        *Fence                 `json:"fence,omitempty" doc:"Required."`
 	LeaseTTLMs   *int64                 `json:"lease_ttl_ms,omitempty" minimum:"100" maximum:"3600000" doc:"Default: the TTL of the claim or last renewal."`
+
+	itemFault
 }
 
 // RenewalsRequest is the body of POST /v1/workers/{worker_id}/renewals.
@@ -67,23 +69,28 @@ func NewRenewalsRequest(items []flowfabric.RenewLeaseArgs) RenewalsRequest {
 	return r
 }
 
-// Args returns the contract's arguments.
-func (r RenewalsRequest) Args(worker flowfabric.WorkerID) ([]flowfabric.RenewLeaseArgs, error) {
+// Args returns the contract's arguments, and beside them what is wrong with an
+// item.
+func (r RenewalsRequest) Args(worker flowfabric.WorkerID) ([]flowfabric.RenewLeaseArgs, []error, error) {
 	if r.WorkerID != nil {
 		if err := match("worker_id", string(*r.WorkerID), string(worker)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	out := make([]flowfabric.RenewLeaseArgs, len(r.Items))
-	for i, item := range r.Items {
-		if item.LeaseTTLMs != nil && *item.LeaseTTLMs == 0 {
-			return nil, flowfabric.InvalidInput("items["+strconv.Itoa(i)+"].lease_ttl_ms", "must not be 0")
+	var refused []error
+	for i := range r.Items {
+		item := &r.Items[i]
+		fault := item.fault
+		if fault == nil {
+			fault = zeroRefused("lease_ttl_ms", item.LeaseTTLMs)
 		}
+		refused = refuseItem(refused, len(out), i, fault)
 		fence := item.Fence.Fence()
 		fence.AttemptIndex = item.AttemptIndex
 		out[i] = flowfabric.RenewLeaseArgs{ExecutionID: item.ExecutionID, Fence: fence, LeaseTTLMs: val(item.LeaseTTLMs)}
 	}
-	return out, nil
+	return out, refused, nil
 }
 
 // RenewalResult is the answer to one renewal of a batch, or its problem.
@@ -311,7 +318,7 @@ func ListWorkerLeasesQuery(a flowfabric.ListWorkerLeasesArgs) url.Values {
 // ParseListWorkerLeases reads the parameters of GET .../leases.
 func ParseListWorkerLeases(instance flowfabric.WorkerInstanceID, q url.Values) (flowfabric.ListWorkerLeasesArgs, error) {
 	a := flowfabric.ListWorkerLeasesArgs{WorkerInstanceID: instance}
-	ns, err := QueryText(q, "namespace")
+	ns, err := QueryFilter(q, "namespace")
 	if err != nil {
 		return a, err
 	}
@@ -374,7 +381,7 @@ func ParseListExpiredLeases(q url.Values) (flowfabric.ListExpiredLeasesArgs, err
 		return a, err
 	}
 	a.AsOf = flowfabric.Millis(asOf)
-	ns, err := QueryText(q, "namespace")
+	ns, err := QueryFilter(q, "namespace")
 	if err != nil {
 		return a, err
 	}

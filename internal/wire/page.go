@@ -162,6 +162,17 @@ func QueryText(query url.Values, name string) (string, error) {
 	return "", flowfabric.InvalidInput(name, "is given more than once")
 }
 
+// QueryFilter is QueryText for what selects rows: a value that is given is not
+// empty. Were it taken for "none", a caller with an unset variable would be shown
+// everything.
+func QueryFilter(query url.Values, name string) (string, error) {
+	text, err := QueryText(query, name)
+	if err == nil && text == "" && query.Has(name) {
+		err = flowfabric.InvalidInput(name, "must not be empty; absent is any").With("reason", "empty")
+	}
+	return text, err
+}
+
 // queryTags reads the repeatable parameter tag=key:value.
 func queryTags(query url.Values) (map[string]string, error) {
 	if len(query["tag"]) == 0 {

@@ -172,11 +172,11 @@ func workersCursor(q url.Values, ns flowfabric.Namespace, instance flowfabric.Wo
 // ParseListWorkers reads the parameters of GET /v1/worker-instances.
 func ParseListWorkers(q url.Values) (flowfabric.ListWorkersArgs, error) {
 	a := flowfabric.ListWorkersArgs{}
-	ns, err := QueryText(q, "namespace")
+	ns, err := QueryFilter(q, "namespace")
 	if err != nil {
 		return a, err
 	}
-	lane, err := QueryText(q, "lane_id")
+	lane, err := QueryFilter(q, "lane_id")
 	if err != nil {
 		return a, err
 	}

@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -147,8 +148,9 @@ func TestRequestsRoundTrip(t *testing.T) {
 		want.Result = nil
 		got, err = sent(t, wire.NewCompleteRequest(want)).Args(id, index)
 		same(t, "no result", want, got, err)
-		list, err := sent(t, wire.NewCompletionsRequest([]flowfabric.CompleteExecutionArgs{want})).Args("w")
+		list, refused, err := sent(t, wire.CompletionsRequest{Items: []wire.CompletionItem{wire.NewCompletionItem(want, index)}}).Args("w")
 		same(t, "batch", []flowfabric.CompleteExecutionArgs{want}, list, err)
+		same(t, "nothing refused", []error(nil), refused, nil)
 		want.Source, want.Fence = flowfabric.SourceOperatorOverride, flowfabric.Fence{}
 		got, err = sent(t, wire.NewOperatorCompleteRequest(want)).Args(id)
 		same(t, "operator", want, got, err)
@@ -198,8 +200,9 @@ func TestRequestsRoundTrip(t *testing.T) {
 		want.Fence.AttemptIndex = &index
 		got, err := sent(t, wire.NewRenewRequest(want)).Args(id, index)
 		same(t, "full", want, got, err)
-		list, err := sent(t, wire.NewRenewalsRequest([]flowfabric.RenewLeaseArgs{want, {ExecutionID: id}})).Args("w")
+		list, refused, err := sent(t, wire.NewRenewalsRequest([]flowfabric.RenewLeaseArgs{want, {ExecutionID: id}})).Args("w")
 		same(t, "batch", []flowfabric.RenewLeaseArgs{want, {ExecutionID: id}}, list, err)
+		same(t, "nothing refused", []error(nil), refused, nil)
 	})
 	t.Run("revoke", func(t *testing.T) {
 		want := full[flowfabric.RevokeLeaseArgs]()
@@ -321,7 +324,7 @@ func TestResultsRoundTrip(t *testing.T) {
 		same(t, "mark dead", mark, answered(t, wire.NewRemoveWorkerResponse(mark)).Result(), nil)
 	}
 	lane := full[flowfabric.SetLaneStateResult]()
-	same(t, "lane state", lane, answered(t, wire.NewSetLaneStateResponse(lane)).Result(), nil)
+	same(t, "lane state", lane, answered(t, wire.NewSetLaneStateResponse(lane, flowfabric.LaneStatus{})).Result(), nil)
 	attempt := full[flowfabric.Attempt]()
 	same(t, "attempt", attempt, answered(t, wire.NewAttempt(attempt)).Record(), nil)
 	event := full[flowfabric.Event]()
@@ -378,13 +381,14 @@ func TestArgsRefuse(t *testing.T) {
 		"attempt of another":      {second(wire.RenewRequest{AttemptRef: wire.AttemptRef{ExecutionRef: wire.ExecutionRef{ExecutionID: &other}}}.Args(id, 6)), flowfabric.CodeIDMismatch},
 		"another grant":           {second(wire.ClaimExecutionRequest{Grant: wire.GrantRef{ExecutionID: &other}}.Args(id)), flowfabric.CodeIDMismatch},
 		"another partition":       {second(wire.ClaimExecutionRequest{Grant: wire.GrantRef{PartitionKey: &key}}.Args(id)), flowfabric.CodeInvalidPartitionKey},
+		"a grant of no kind":      {second(wire.ClaimExecutionRequest{Grant: wire.GrantRef{Kind: ptr(flowfabric.ClaimKind("zz"))}}.Args(id)), flowfabric.CodeInvalidInput},
 		"another lane":            {second(wire.UpdateLaneRequest{LaneRef: wire.LaneRef{LaneID: &lane}}.Args("a")), flowfabric.CodeIDMismatch},
-		"another worker":          {second(wire.RenewalsRequest{WorkerID: &worker}.Args("w")), flowfabric.CodeIDMismatch},
-		"another worker complete": {second(wire.CompletionsRequest{WorkerID: &worker}.Args("w")), flowfabric.CodeIDMismatch},
+		"another worker":          {third(wire.RenewalsRequest{WorkerID: &worker}.Args("w")), flowfabric.CodeIDMismatch},
+		"another worker complete": {third(wire.CompletionsRequest{WorkerID: &worker}.Args("w")), flowfabric.CodeIDMismatch},
 		"another worker claim":    {second(wire.ClaimRequest{Selection: wire.Selection{WorkerID: &worker, LaneID: &lane}}.Args("w")), flowfabric.CodeIDMismatch},
 		"another instance":        {second(wire.HeartbeatRequest{InstanceRef: wire.InstanceRef{WorkerInstanceID: &instance}}.Args("i")), flowfabric.CodeIDMismatch},
 		"lease ttl 0":             {second(wire.RenewRequest{LeaseTTLMs: &zero}.Args(id, 1)), flowfabric.CodeInvalidInput},
-		"lease ttl 0 of an item":  {second(wire.RenewalsRequest{Items: []wire.RenewalItem{{LeaseTTLMs: &zero}}}.Args("w")), flowfabric.CodeInvalidInput},
+		"lease ttl 0 of an item":  {refusal(wire.RenewalsRequest{Items: []wire.RenewalItem{{}, {LeaseTTLMs: &zero}}}.Args("w")), flowfabric.CodeInvalidInput},
 		"grant ttl 0":             {second(wire.TasksRequest{Selection: wire.Selection{LaneID: &lane, GrantTTLMs: &zero}}.Args("w")), flowfabric.CodeInvalidInput},
 		"liveness ttl 0":          {second(wire.RegisterWorkerRequest{LivenessTTLMs: &zero}.Args("i")), flowfabric.CodeInvalidInput},
 		"delay until 0":           {second(wire.DelayRequest{DelayUntil: (*flowfabric.Millis)(&zero)}.Args(id, 1)), flowfabric.CodeInvalidInput},
@@ -416,6 +420,16 @@ func TestArgsRefuse(t *testing.T) {
 func ptr[T any](v T) *T { return &v }
 
 func second[R any](_ R, err error) error { return err }
+
+func third[R, S any](_ R, _ S, err error) error { return err }
+
+// refusal is the fault of a batch's second item, when it is the only one.
+func refusal[R any](_ R, refused []error, err error) error {
+	if err != nil || len(refused) != 2 || refused[0] != nil {
+		return fmt.Errorf("refused %v, and all: %w", refused, err)
+	}
+	return refused[1]
+}
 
 // TestGrantIsTakenAsReceived presents the answers of claim and reclaim to E/claim.
 func TestGrantIsTakenAsReceived(t *testing.T) {

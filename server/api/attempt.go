@@ -142,17 +142,24 @@ func updateProgress(b flowfabric.Backend, ctx context.Context, args flowfabric.U
 	return none{}, b.UpdateProgress(ctx, args)
 }
 
-// failAttempt is onAttempt for a failure; a scheduled retry is counted under the
-// execution's lane.
+// failAttempt is onAttempt for a failure.
 func failAttempt(c *call) error {
-	e := onAttempt[wire.FailRequest](func(b flowfabric.Backend, ctx context.Context, args flowfabric.FailExecutionArgs) (flowfabric.FailExecutionResult, error) {
-		r, err := b.FailExecution(ctx, args)
-		if err == nil && r.Outcome == flowfabric.FailRetryScheduled && !r.Replayed {
-			c.countRetry(args.ExecutionID)
-		}
-		return r, err
-	}, plain(wire.NewFailResponse))
-	return e.handle(c)
+	return onAttempt[wire.FailRequest](c.failOne, plain(wire.NewFailResponse)).handle(c)
+}
+
+// failExecution is onExecution for a failure.
+func failExecution(c *call) error {
+	return onExecution[wire.OperatorFailRequest](c.failOne, plain(wire.NewFailResponse)).handle(c)
+}
+
+// failOne fails one attempt; a scheduled retry is counted under the execution's
+// lane.
+func (c *call) failOne(b flowfabric.Backend, ctx context.Context, args flowfabric.FailExecutionArgs) (flowfabric.FailExecutionResult, error) {
+	r, err := b.FailExecution(ctx, args)
+	if err == nil && r.Outcome == flowfabric.FailRetryScheduled && !r.Replayed {
+		c.countRetry(args.ExecutionID)
+	}
+	return r, err
 }
 
 func (c *call) countRetry(id flowfabric.ExecutionID) {
@@ -172,7 +179,7 @@ func completeAttempts(c *call) error {
 	if err := c.decode(&body); err != nil {
 		return err
 	}
-	args, err := body.Args(worker)
+	args, refused, err := body.Args(worker)
 	if err != nil {
 		return err
 	}
@@ -182,22 +189,31 @@ func completeAttempts(c *call) error {
 	if len(args) > flowfabric.MaxBatchItems {
 		return batchTooLarge("items", len(args))
 	}
-	refused := c.admitAll(len(args), func(i int) flowfabric.ExecutionID { return args[i].ExecutionID })
+	refused = c.admitAll(len(args), refused, func(i int) flowfabric.ExecutionID { return args[i].ExecutionID })
 	items, err := batch(c.ctx, args, refused, c.api.backend.CompleteExecutions)
 	if err != nil {
 		return err
 	}
-	return c.ok(wire.NewCompletionsResponse(args, items))
+	answer := wire.NewCompletionsResponse(args, items)
+	for i := range answer.Items {
+		c.stamp(answer.Items[i].Problem)
+	}
+	return c.ok(answer)
 }
 
-// admitAll is admit for each item of a batch; nil when the token is not limited.
-func (c *call) admitAll(n int, id func(int) flowfabric.ExecutionID) []error {
+// admitAll is admit for each item of a batch that has not been refused already;
+// when the token is not limited it leaves the refusals as they are.
+func (c *call) admitAll(n int, refused []error, id func(int) flowfabric.ExecutionID) []error {
 	if !c.who.limited() {
-		return nil
+		return refused
 	}
-	errs := make([]error, n)
-	for i := range errs {
-		errs[i] = c.admit(id(i))
+	if refused == nil {
+		refused = make([]error, n)
 	}
-	return errs
+	for i := range refused {
+		if refused[i] == nil {
+			refused[i] = c.admit(id(i))
+		}
+	}
+	return refused
 }

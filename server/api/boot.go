@@ -11,10 +11,24 @@ import (
 // Booting answers while there is no store yet: /livez is good, everything else is
 // not_ready. (Specification 08, section 6.2.)
 func Booting() http.Handler {
+	return onlyLivez(func() *flowfabric.Error {
+		return flowfabric.NewError(flowfabric.CodeNotReady, "the server is starting").With("checks", map[string]string{"store": "failing"})
+	})
+}
+
+// Beside is what a listener for one purpose answers beside it: /livez is good,
+// other paths are unknown.
+func Beside() http.Handler {
+	return onlyLivez(func() *flowfabric.Error {
+		return flowfabric.NewError(flowfabric.CodeRouteNotFound, "no such path")
+	})
+}
+
+// onlyLivez answers /livez, and everything else with an error.
+func onlyLivez(otherwise func() *flowfabric.Error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != wire.RouteLivez {
-			checks := map[string]string{"store": "failing"}
-			writeProblem(w, r, flowfabric.NewError(flowfabric.CodeNotReady, "the server is starting").With("checks", checks))
+			writeProblem(w, r, otherwise())
 			return
 		}
 		h := w.Header()

@@ -131,7 +131,7 @@ func executionRoutes() []*route {
 		{
 			id: "fail_execution", method: http.MethodPost, pattern: wire.RouteExecutionFail, scopes: ScopeOperate,
 			summary: "Ends an active execution's attempt as failed, in its worker's stead.", codes: override, variants: failedVariants,
-			endpoint: onExecution[wire.OperatorFailRequest](flowfabric.Backend.FailExecution, plain(wire.NewFailResponse)),
+			endpoint: serves[wire.OperatorFailRequest, wire.FailResponse](failExecution),
 		},
 		{
 			id: "delay_execution", method: http.MethodPost, pattern: wire.RouteExecutionDelay, scopes: ScopeOperate,
@@ -236,7 +236,33 @@ func (c *call) createArgs(body *wire.CreateExecutionRequest) (flowfabric.CreateE
 	if !body.CreatorGiven() {
 		args.CreatorIdentity = c.who.Name
 	}
-	return args, c.name(args.Namespace)
+	if err := c.name(args.Namespace); err != nil {
+		return args, err
+	}
+	return args, c.admitCreate(args.ExecutionID)
+}
+
+// admitCreate keeps a token limited to namespaces from learning, by creating it
+// again, of an execution outside them.
+func (c *call) admitCreate(id flowfabric.ExecutionID) error {
+	if id == "" || !c.who.limited() {
+		return nil
+	}
+	snapshot, err := c.api.backend.DescribeExecution(c.ctx, id)
+	if err != nil || snapshot == nil || c.who.sees(snapshot.Namespace) {
+		return err
+	}
+	return executionNotFound(id)
+}
+
+// create creates one execution. A duplicate that the token may not see, which a
+// key can lead to, is no answer to it.
+func (c *call) create(args flowfabric.CreateExecutionArgs) (flowfabric.CreateExecutionResult, error) {
+	r, err := flowfabric.CreateExecution(c.ctx, c.api.backend, args)
+	if err != nil || r.Outcome != flowfabric.OutcomeDuplicate {
+		return r, err
+	}
+	return r, c.admit(r.ExecutionID)
 }
 
 func createExecution(c *call) error {
@@ -262,7 +288,7 @@ func createExecution(c *call) error {
 	if waitMs > 0 {
 		return c.submitAndWait(args, waitMs)
 	}
-	r, err := flowfabric.CreateExecution(c.ctx, c.api.backend, args)
+	r, err := c.create(args)
 	if err != nil {
 		return err
 	}
@@ -312,7 +338,16 @@ func createExecutions(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.ok(wire.NewCreateExecutionsResponse(items))
+	for i := range items {
+		if items[i].Err == nil && items[i].Result.Outcome == flowfabric.OutcomeDuplicate {
+			items[i].Err = c.admit(items[i].Result.ExecutionID)
+		}
+	}
+	answer := wire.NewCreateExecutionsResponse(items)
+	for i := range answer.Items {
+		c.stamp(answer.Items[i].Problem)
+	}
+	return c.ok(answer)
 }
 
 func batchTooLarge(field string, n int) error {

@@ -101,7 +101,7 @@ func renewLeases(c *call) error {
 	if err := c.decode(&body); err != nil {
 		return err
 	}
-	args, err := body.Args(worker)
+	args, refused, err := body.Args(worker)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func renewLeases(c *call) error {
 	if len(args) > flowfabric.MaxBatchItems {
 		return batchTooLarge("items", len(args))
 	}
-	refused := c.admitAll(len(args), func(i int) flowfabric.ExecutionID { return args[i].ExecutionID })
+	refused = c.admitAll(len(args), refused, func(i int) flowfabric.ExecutionID { return args[i].ExecutionID })
 	items, err := batch(c.ctx, args, refused, c.api.backend.RenewLeases)
 	if err != nil {
 		c.api.metrics.renewed(0, len(args))
@@ -124,7 +124,11 @@ func renewLeases(c *call) error {
 		}
 	}
 	c.api.metrics.renewed(len(items)-failed, failed)
-	return c.ok(wire.NewRenewalsResponse(args, items))
+	answer := wire.NewRenewalsResponse(args, items)
+	for i := range answer.Items {
+		c.stamp(answer.Items[i].Problem)
+	}
+	return c.ok(answer)
 }
 
 // revokeLease with scope work alone needs the lease's id, which only its holder

@@ -35,6 +35,14 @@ func newProblem(e *flowfabric.Error, instance, requestID string) *wire.Problem {
 	return p
 }
 
+// stamp completes the problem of an item of a batch, if there is one, with what
+// tells the request.
+func (c *call) stamp(p *wire.Problem) {
+	if p != nil {
+		p.Instance, p.RequestID = c.r.URL.Path, c.requestID
+	}
+}
+
 // setRetryAfter sets the header in whole seconds. Answers of status 503 always
 // have it.
 func setRetryAfter(h http.Header, p *wire.Problem) {

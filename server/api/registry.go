@@ -188,7 +188,7 @@ func getWorker(c *call) error {
 	if err != nil {
 		return err
 	}
-	text, err := wire.QueryText(query, "namespace")
+	text, err := wire.QueryFilter(query, "namespace")
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func (c *call) submitAndWait(args flowfabric.CreateExecutionArgs, waitMs int64) 
 		return err
 	}
 	defer release()
-	created, err := flowfabric.CreateExecution(c.ctx, c.api.backend, args)
+	created, err := c.create(args)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"bytes"
 	"context"
 	"slices"
 
@@ -285,55 +286,91 @@ func (s *Store) ListExecutions(ctx context.Context, a flowfabric.ListExecutionsA
 	}
 	res.Executions = []flowfabric.ExecutionSummary{}
 	err = s.db.Read(ctx, func(c Conn) error {
-		q := c.Stmt(qListRows)
-		q.Int(int64(a.Partition))
-		q.Blob(after)
-		q.Int(int64(most) + 1)
-		var matched []*row
-		var last rowKey
-		examined := 0
-		for {
-			ok, err := q.Next()
-			if err != nil {
+		w := listWalk{s: s, c: c, args: &a, after: after, most: most}
+		for !w.done {
+			if err := w.stretch(&res); err != nil {
 				return err
-			}
-			if !ok {
-				break
-			}
-			if examined == most || len(matched) == a.Limit {
-				q.Stop()
-				res.NextCursor = executionID(last)
-				break
-			}
-			key := rowKey{part: a.Partition}
-			copy(key.uuid[:], q.ColBlob(8, nil))
-			r, err := s.readRow("list_executions", q, key)
-			if err != nil {
-				q.Stop()
-				return err
-			}
-			examined++
-			last = key
-			if matches(r, &a) {
-				matched = append(matched, r)
 			}
 		}
-		for _, r := range matched {
-			if len(a.Tags) > 0 {
-				if err := s.readAside(c, r); err != nil {
-					return err
-				}
-				if !hasTags(r.st.Tags, a.Tags) {
-					continue
-				}
-			}
-			x := &r.st.Exec
-			res.Executions = append(res.Executions, flowfabric.ExecutionSummary{ExecutionID: x.ExecutionID, Namespace: x.Namespace,
-				LaneID: x.LaneID, Kind: x.Kind, PublicState: x.PublicState, Priority: x.Priority, CreatedAt: x.CreatedAt})
+		if w.more {
+			res.NextCursor = executionID(w.last)
 		}
 		return nil
 	})
 	return res, err
+}
+
+// listWalk is one listing on its way through a partition.
+type listWalk struct {
+	s    *Store
+	c    Conn
+	args *flowfabric.ListExecutionsArgs
+	// after is the place behind which the next stretch begins.
+	after []byte
+	// most is how many executions the listing may examine.
+	most, examined int
+	last           rowKey
+	// done says that the page ends; more, that something lies behind it.
+	done, more bool
+}
+
+// stretch examines executions until as many match as the page lacks, as far as
+// their rows tell, and then looks at their tags. Tags lie apart from the row, and
+// no two reads are under way at once.
+func (w *listWalk) stretch(res *flowfabric.ListExecutionsResult) error {
+	q := w.c.Stmt(qListRows)
+	q.Int(int64(w.args.Partition))
+	q.Blob(w.after)
+	q.Int(int64(w.most-w.examined) + 1)
+	lacking := w.args.Limit - len(res.Executions)
+	matched := make([]*row, 0, min(lacking, 64))
+	for {
+		ok, err := q.Next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			w.done = true
+			break
+		}
+		if w.examined == w.most || len(matched) == lacking {
+			q.Stop()
+			w.more = true
+			break
+		}
+		key := rowKey{part: w.args.Partition}
+		copy(key.uuid[:], q.ColBlob(8, nil))
+		r, err := w.s.readRow("list_executions", q, key)
+		if err != nil {
+			q.Stop()
+			return err
+		}
+		w.examined++
+		w.last = key
+		if matches(r, w.args) {
+			matched = append(matched, r)
+		}
+	}
+	for _, r := range matched {
+		if len(w.args.Tags) > 0 {
+			if err := w.s.readAside(w.c, r); err != nil {
+				return err
+			}
+			if !hasTags(r.st.Tags, w.args.Tags) {
+				continue
+			}
+		}
+		x := &r.st.Exec
+		res.Executions = append(res.Executions, flowfabric.ExecutionSummary{ExecutionID: x.ExecutionID, Namespace: x.Namespace,
+			LaneID: x.LaneID, Kind: x.Kind, PublicState: x.PublicState, Priority: x.Priority, CreatedAt: x.CreatedAt})
+	}
+	if w.done {
+		w.more = false
+		return nil
+	}
+	w.after = bytes.Clone(w.last.uuid[:])
+	w.done = w.examined == w.most || len(res.Executions) == w.args.Limit
+	return nil
 }
 
 func matches(r *row, a *flowfabric.ListExecutionsArgs) bool {
