@@ -50,7 +50,7 @@ func (l *logged) wait(t *testing.T, text string) {
 }
 
 // eventually repeats check, at the pace of the duties under test.
-func eventually(t *testing.T, what string, check func() bool) {
+func eventually(t testing.TB, what string, check func() bool) {
 	t.Helper()
 	limit := time.After(30 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)

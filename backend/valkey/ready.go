@@ -2,6 +2,7 @@ package valkey
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,9 @@ type ready struct {
 	mu         sync.Mutex
 	partitions int
 	lanes      map[flowfabric.LaneID]*readyLane
+	// deafened gets a token when a partition of a lane with waiting claims is no
+	// longer listened to.
+	deafened chan struct{}
 }
 
 // readyLane is what is known of one lane.
@@ -26,12 +30,31 @@ type readyLane struct {
 	// at, and every insertion since then was heard of.
 	looked  []bool
 	unknown int
+	// armed tells of each partition that the next insertion will be heard of: its
+	// wake-up was armed, and nothing was heard of it since then. What nobody here
+	// can take disarms it as well.
+	armed   []bool
+	unarmed int
+	// waiting are the kinds of claims that came away short and may still wait.
+	waiting []waitingClaim
 	// changes counts per partition what was heard of it, so that an answer that is
 	// older than the news does not overwrite them.
 	changes []uint32
 	used    time.Time // last asked for
 	swept   time.Time // last looked at as a whole
 }
+
+// waitingClaim is what some claims can take that may be waiting until an instant.
+type waitingClaim struct {
+	capabilities []string
+	namespace    flowfabric.Namespace
+	namespaces   []flowfabric.Namespace
+	until        time.Time
+}
+
+// maxWaitingClaims bounds the kinds that are remembered of a lane; what is beyond
+// is found by the sweep.
+const maxWaitingClaims = 64
 
 // readyBucket is one bucket of a lane over all partitions.
 type readyBucket struct {
@@ -58,7 +81,7 @@ func (r *ready) lane(id flowfabric.LaneID) *readyLane {
 			r.lanes = make(map[flowfabric.LaneID]*readyLane)
 		}
 		l = &readyLane{id: id, buckets: make(map[string]*readyBucket), looked: make([]bool, r.partitions),
-			unknown: r.partitions, changes: make([]uint32, r.partitions)}
+			unknown: r.partitions, armed: make([]bool, r.partitions), unarmed: r.partitions, changes: make([]uint32, r.partitions)}
 		r.lanes[id] = l
 	}
 	return l
@@ -84,6 +107,116 @@ func (r *ready) note(lane flowfabric.LaneID, part uint16, ns flowfabric.Namespac
 	}
 	l.changes[part]++
 	l.bucket(bucketName(ns, caps), ns, caps).raise(part, score, 1)
+	r.disarm(l, part)
+}
+
+// disarm notes that the next insertion into a partition may not be heard of.
+func (r *ready) disarm(l *readyLane, part uint16) {
+	if l.armed[part] {
+		l.armed[part] = false
+		l.unarmed++
+	}
+	if len(l.waiting) > 0 {
+		select {
+		case r.deafened <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (l *readyLane) arm(part uint16) {
+	if !l.armed[part] {
+		l.armed[part] = true
+		l.unarmed--
+	}
+}
+
+// doubt makes a partition unknown.
+func (r *ready) doubt(l *readyLane, part uint16) {
+	if l.looked[part] {
+		l.looked[part] = false
+		l.unknown++
+	}
+	r.disarm(l, part)
+}
+
+// expect notes that a claim which came away short may wait in a lane.
+func (r *ready) expect(lane flowfabric.LaneID, w waitingClaim) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lane(lane)
+	for i := range l.waiting {
+		o := &l.waiting[i]
+		if o.namespace == w.namespace && slices.Equal(o.capabilities, w.capabilities) && slices.Equal(o.namespaces, w.namespaces) {
+			if o.until.Before(w.until) {
+				o.until = w.until
+			}
+			return
+		}
+	}
+	if len(l.waiting) < maxWaitingClaims {
+		l.waiting = append(l.waiting, w)
+	}
+}
+
+// deaf lists the partitions of a lane on which an insertion would not be heard of
+// and some waiting claim knows of nothing to take: what it could take may be there,
+// or come there, without a word.
+func (r *ready) deaf(lane flowfabric.LaneID) []uint16 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lanes[lane]
+	if l == nil || len(l.waiting) == 0 {
+		return nil
+	}
+	now := time.Now()
+	l.waiting = slices.DeleteFunc(l.waiting, func(w waitingClaim) bool { return w.until.Before(now) })
+	if l.unarmed == 0 || len(l.waiting) == 0 {
+		return nil
+	}
+	takes := make([][]*readyBucket, len(l.waiting))
+	for i := range l.waiting {
+		for _, b := range l.buckets {
+			if l.waiting[i].takes(b) {
+				takes[i] = append(takes[i], b)
+			}
+		}
+	}
+	var parts []uint16
+	for p := range r.partitions {
+		if l.armed[p] {
+			continue
+		}
+		for i := range takes {
+			if !slices.ContainsFunc(takes[i], func(b *readyBucket) bool { return b.byPart[uint16(p)] != nil }) {
+				parts = append(parts, uint16(p))
+				break
+			}
+		}
+	}
+	return parts
+}
+
+func (w *waitingClaim) takes(b *readyBucket) bool {
+	return visible(b.namespace, w.namespace, w.namespaces) && len(flowfabric.MissingCapabilities(b.required, w.capabilities)) == 0
+}
+
+// deafTo lists the partitions of a lane on which an insertion would not be heard
+// of.
+func (r *ready) deafTo(lane flowfabric.LaneID) []uint16 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lane(lane)
+	if l.unarmed == 0 {
+		return nil
+	}
+	parts := make([]uint16, 0, l.unarmed)
+	for p := range r.partitions {
+		if !l.armed[p] {
+			parts = append(parts, uint16(p))
+		}
+	}
+	return parts
 }
 
 // raise notes that a partition has n more members, the best at score or better.
@@ -127,8 +260,9 @@ func (r *ready) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.lanes {
-		clear(l.looked)
-		l.unknown = r.partitions
+		for p := range r.partitions {
+			r.doubt(l, uint16(p))
+		}
 	}
 }
 
@@ -136,10 +270,7 @@ func (r *ready) forget() {
 func (r *ready) unknown(lane flowfabric.LaneID, part uint16) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l := r.lane(lane); l.looked[part] {
-		l.looked[part] = false
-		l.unknown++
-	}
+	r.doubt(r.lane(lane), part)
 }
 
 // unlooked lists the partitions of a lane that are not known, from start on.
@@ -204,10 +335,7 @@ func (r *ready) visited(lane flowfabric.LaneID, part uint16, since uint32, names
 		switch {
 		case h == nil && !left:
 		case stale:
-			if l.looked[part] {
-				l.looked[part] = false
-				l.unknown++
-			}
+			r.doubt(l, part)
 		case !left:
 			b.remove(part)
 		case h == nil && len(names) > 1:
@@ -219,10 +347,14 @@ func (r *ready) visited(lane flowfabric.LaneID, part uint16, since uint32, names
 			b.set(part, score, n)
 		}
 	}
+	if !left && !stale {
+		l.arm(part)
+	}
 }
 
-// saw notes what a look found on a partition.
-func (r *ready) saw(lane flowfabric.LaneID, part uint16, since uint32, found []peeked) {
+// saw notes what a look found on a partition, which it armed. It returns what was
+// not known before.
+func (r *ready) saw(lane flowfabric.LaneID, part uint16, since uint32, found []peeked) (news []peeked) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.lane(lane)
@@ -236,19 +368,37 @@ func (r *ready) saw(lane flowfabric.LaneID, part uint16, since uint32, found []p
 		f := &found[i]
 		present[f.bucket] = true
 		b := l.bucket(f.bucket, f.namespace, f.caps)
-		if h := b.byPart[part]; stale && h != nil {
+		h := b.byPart[part]
+		if h == nil {
+			news = append(news, *f)
+		} else if stale {
 			continue
 		}
 		b.set(part, f.heads[0].score, len(f.heads))
 	}
 	if stale {
-		return
+		return news
 	}
+	l.arm(part)
 	for name, b := range l.buckets {
 		if !present[name] {
 			b.remove(part)
 		}
 	}
+	return news
+}
+
+// knows reports whether a member of a bucket is known on a partition of a lane that
+// is kept.
+func (r *ready) knows(lane flowfabric.LaneID, part uint16, name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lanes[lane]
+	if l == nil || !l.looked[part] {
+		return true // a claim looks anyway
+	}
+	b := l.buckets[name]
+	return b != nil && b.byPart[part] != nil
 }
 
 // headHeap orders the partitions of a bucket, the best head first.

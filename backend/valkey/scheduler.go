@@ -24,6 +24,13 @@ const (
 	maxBucketsNamed = 64
 	// readySweepEvery is how often the map of a lane is checked as a whole.
 	readySweepEvery = 5 * time.Second
+	// maxArmRounds is how often a claim that comes away short looks again because
+	// news came while it looked.
+	maxArmRounds = 10
+	// rearmAfter is how long a lane's waiting claims may be deaf to a partition, and
+	// rearmShare the share of the time that may go into changing that.
+	rearmAfter = 2 * time.Millisecond
+	rearmShare = 20
 	// readyKeptFor is how long a lane's map is kept after it was last asked for.
 	readyKeptFor = 5 * time.Minute
 )
@@ -42,6 +49,7 @@ type claim struct {
 	res    flowfabric.ClaimCandidatesResult
 	seen   int // candidates evaluated
 	spoilt bool
+	armed  int // rounds of arm
 	owed   map[groupKey]int
 }
 
@@ -142,7 +150,11 @@ func (c *claim) run(ctx context.Context) error {
 		}
 		groups := c.groups()
 		if len(groups) == 0 {
-			return nil
+			again, err := c.arm(ctx)
+			if err != nil || !again {
+				return err
+			}
+			continue
 		}
 		if c.seen >= flowfabric.MaxEvaluatedCandidates {
 			c.res.More = true
@@ -154,6 +166,37 @@ func (c *claim) run(ctx context.Context) error {
 	}
 	c.res.More = len(c.groups()) > 0
 	return nil
+}
+
+// arm makes sure that a claim which comes away short hears of the next insertion:
+// it looks again at the partitions whose wake-up went off since they were looked
+// at. It reports whether there were any.
+func (c *claim) arm(ctx context.Context) (again bool, err error) {
+	r := &c.s.ready
+	if c.a.WaitMs > 0 {
+		until := time.Now().Add(time.Duration(c.a.WaitMs) * time.Millisecond)
+		for i := range c.lanes {
+			r.expect(c.lanes[i].id, waitingClaim{c.a.Capabilities, c.a.Namespace, c.a.Namespaces, until})
+		}
+	}
+	if c.armed++; c.armed > maxArmRounds {
+		return false, nil
+	}
+	for i := range c.lanes {
+		lane := &c.lanes[i]
+		if lane.full {
+			continue
+		}
+		parts := r.deafTo(lane.id)
+		if len(parts) == 0 {
+			continue
+		}
+		again = true
+		if err := c.s.peek(ctx, lane.id, parts); err != nil {
+			return false, err
+		}
+	}
+	return again, nil
 }
 
 // groups collects, for each lane and namespace, the partitions on which the asker
@@ -667,8 +710,8 @@ type peekedHead struct {
 	e     string
 }
 
-// peek looks at partitions of a lane, arms those where nothing is offered, and
-// notes what it finds.
+// peek looks at partitions of a lane, arms their wake-up, notes what it finds and
+// tells of what was not known.
 func (s *Store) peek(ctx context.Context, lane flowfabric.LaneID, parts []uint16) error {
 	since := make([]uint32, len(parts))
 	for i, p := range parts {
@@ -678,10 +721,51 @@ func (s *Store) peek(ctx context.Context, lane flowfabric.LaneID, parts []uint16
 	if err != nil {
 		return err
 	}
+	var events []flowfabric.WakeEvent
 	for i, p := range parts {
-		s.ready.saw(lane, p, since[i], found[i])
+		for _, f := range s.ready.saw(lane, p, since[i], found[i]) {
+			events = append(events, flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: p, LaneID: lane, Namespace: f.namespace,
+				Required: splitList(f.caps), Count: len(f.heads)})
+		}
 	}
+	s.emit(events...)
 	return nil
+}
+
+// listenAgain keeps waiting claims from being deaf: a partition's wake-up goes off
+// once, and what set it off may be nothing that those who still wait can take, so
+// that none of them looks at it and arms it again.
+func (s *Store) listenAgain() {
+	s.running.Go(func() {
+		timer := time.NewTimer(0)
+		defer timer.Stop()
+		<-timer.C
+		pause := rearmAfter
+		for {
+			select {
+			case <-s.stop:
+				return
+			case <-s.ready.deafened:
+			}
+			timer.Reset(pause) // most often a claim does it meanwhile
+			select {
+			case <-s.stop:
+				return
+			case <-timer.C:
+			}
+			begun := time.Now()
+			ctx, cancel := s.untilStop()
+			for _, lane := range s.ready.asked() {
+				if parts := s.ready.deaf(lane); len(parts) > 0 {
+					if err := s.peek(ctx, lane, parts); err != nil && !s.isStopping() {
+						s.log.DebugContext(ctx, "a lane is not listened to until the next sweep", "lane_id", lane, "error", err)
+					}
+				}
+			}
+			cancel()
+			pause = max(rearmAfter, rearmShare*time.Since(begun))
+		}
+	})
 }
 
 // look reads the heads of the buckets of a lane on the given partitions: one call
@@ -801,6 +885,9 @@ func (s *Store) ListEligible(ctx context.Context, a flowfabric.ListEligibleArgs)
 	var all []entry
 	for i, list := range found {
 		for _, b := range list {
+			if !s.ready.knows(a.LaneID, parts[i], b.bucket) {
+				s.ready.unknown(a.LaneID, parts[i]) // the next claim looks there
+			}
 			if !visible(b.namespace, a.Namespace, nil) || len(flowfabric.MissingCapabilities(splitList(b.caps), caps)) > 0 {
 				continue
 			}

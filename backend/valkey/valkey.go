@@ -241,10 +241,11 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Durability.Mode != DurabilityAsync { // a server starts also while replicas are missing
 		s.durable = &durability{cfg.Durability}
 	}
-	s.ready.partitions = s.parts.NumFlowPartitions
+	s.ready.partitions, s.ready.deafened = s.parts.NumFlowPartitions, make(chan struct{}, 1)
 	s.pages = newPageCache(s.parts.NumFlowPartitions)
 	s.batches.init(s)
 	s.listen()
+	s.listenAgain()
 	s.startDuties()
 	return s, nil
 }

@@ -10,31 +10,77 @@ import (
 	"github.com/flowfabric/flowfabric/internal/valkeytest"
 )
 
-// place is an empty server or cluster for one deployment.
+// place is what a deployment of the suite lies on: one server or a cluster.
 type place struct {
 	addrs   []string
-	cluster bool
-	// do gives a command on the key to the node that has it.
-	do func(verb, key string, args ...string) any
+	cluster *valkeytest.Cluster
+	server  *valkeytest.Server
 }
 
-func onServer(server *valkeytest.Server) place {
-	return place{addrs: []string{server.Addr()}, do: func(verb, key string, args ...string) any {
-		return server.Must(append([]string{verb, key}, args...)...)
-	}}
-}
-
-func onCluster(c *valkeytest.Cluster) place {
-	return place{addrs: c.Addrs()[:1], cluster: true, do: func(verb, key string, args ...string) any {
-		return c.Owner(c.Slot(key)).Must(append([]string{verb, key}, args...)...)
-	}}
-}
-
-// openOn opens a deployment for one scenario, on a clock that the suite moves. next
-// gives the place of another one.
-func openOn(t *testing.T, p place, o backendtest.Options, next func(t *testing.T) place) backendtest.Harness {
+func onServer(t *testing.T) place {
 	t.Helper()
-	cfg := Config{Addrs: p.addrs, Cluster: p.cluster, NoEngine: true, StrictLanes: o.StrictLanes, Feeds: o.Feeds, Testing: Testing{Clock: true}}
+	s := valkeytest.Take(t)
+	return place{addrs: []string{s.Addr()}, server: s}
+}
+
+// onCluster is three primaries, each with a replica.
+func onCluster(t *testing.T) place {
+	t.Helper()
+	c := valkeytest.TakeReplicatedCluster(t)
+	return place{addrs: c.Addrs(), cluster: c}
+}
+
+// primaries are the servers that are written to.
+func (p place) primaries() []*valkeytest.Server {
+	if p.cluster == nil {
+		return []*valkeytest.Server{p.server}
+	}
+	return p.cluster.Primaries()
+}
+
+// of returns the server that holds a key.
+func (p place) of(key string) *valkeytest.Server {
+	if p.cluster == nil {
+		return p.server
+	}
+	return p.cluster.Owner(int(slotOf(key)))
+}
+
+// must executes a command on the server that holds the key, its first argument.
+func (p place) must(command, key string, args ...string) any {
+	return p.of(key).Must(append([]string{command, key}, args...)...)
+}
+
+func (p place) config() Config { return Config{Addrs: p.addrs, Cluster: p.cluster != nil} }
+
+// forms are what every suite runs on.
+var forms = []struct {
+	name string
+	take func(t *testing.T) place
+}{{"standalone", onServer}, {"cluster", onCluster}}
+
+// eachForm runs a suite once for each form. Deployments are on a clock that the
+// suite moves.
+func eachForm(t *testing.T, suite func(t *testing.T, open func(*testing.T) backendtest.Harness)) {
+	for _, f := range forms {
+		t.Run(f.name, func(t *testing.T) {
+			suite(t, func(t *testing.T) backendtest.Harness { return openConformance(t, f.take, backendtest.Options{}) })
+		})
+	}
+}
+
+// openConformance opens an empty deployment in a place of its own.
+func openConformance(t *testing.T, take func(*testing.T) place, o backendtest.Options) backendtest.Harness {
+	t.Helper()
+	h := openOn(t, take(t), o)
+	h.With = func(t *testing.T, o backendtest.Options) backendtest.Harness { return openConformance(t, take, o) }
+	return h
+}
+
+func openOn(t *testing.T, at place, o backendtest.Options) backendtest.Harness {
+	t.Helper()
+	cfg := at.config()
+	cfg.NoEngine, cfg.StrictLanes, cfg.Feeds, cfg.Testing = true, o.StrictLanes, o.Feeds, Testing{Clock: true}
 	cfg.PartitionConfig.NumFlowPartitions = o.FlowPartitions
 	b, err := Open(t.Context(), cfg)
 	if err != nil {
@@ -51,31 +97,35 @@ func openOn(t *testing.T, p place, o backendtest.Options, next func(t *testing.T
 			t.Errorf("set the clock: %v", err)
 		}
 	})
+	m := meddler{b: b, at: at}
 	return backendtest.Harness{
-		Backend: b, Store: b, Clock: clk,
-		Corrupt:  func(_ *testing.T, id flowfabric.ExecutionID, field string) bool { return corruptCore(p, id, field) },
-		Displace: func(t *testing.T, id flowfabric.ExecutionID) { displace(t, b, p, id) },
+		Backend: b, Store: b, Clock: clk, Corrupt: m.corrupt, Displace: m.displace,
 		Reserve: func(_ *testing.T, ns flowfabric.Namespace, key string, id flowfabric.ExecutionID) {
 			until := strconv.FormatInt(int64(clk.NowMillis())+60_000, 10)
 			tag := b.Store.tag(keyPartition(b.Store.parts, ns, key))
-			p.do("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
+			at.must("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
 		},
-		With: func(t *testing.T, o backendtest.Options) backendtest.Harness { return openOn(t, next(t), o, next) },
 	}
 }
 
-// corruptCore spoils a field of the record, where it knows how.
-func corruptCore(p place, id flowfabric.ExecutionID, field string) bool {
+// meddler changes what is stored behind the store's back.
+type meddler struct {
+	b  *Backend
+	at place
+}
+
+func (m meddler) corrupt(t *testing.T, id flowfabric.ExecutionID, field string) bool {
+	t.Helper()
 	core := execKey(id, "core")
 	switch field {
 	case "public_state":
-		p.do("HSET", core, "public_state", "not_a_real_state")
+		m.at.must("HSET", core, "public_state", "not_a_real_state")
 	case "lifecycle_phase":
-		p.do("HSET", core, "st", "??")
+		m.at.must("HSET", core, "st", "??")
 	case "created_at":
-		p.do("HDEL", core, "created_at")
+		m.at.must("HDEL", core, "created_at")
 	case "last_mutation_at":
-		p.do("HSET", core, "mutated_at", "yesterday")
+		m.at.must("HSET", core, "mutated_at", "yesterday")
 	default:
 		return false
 	}
@@ -84,48 +134,38 @@ func corruptCore(p place, id flowfabric.ExecutionID, field string) bool {
 
 // displace takes an offered execution out of the order of claimers, puts one that
 // is not offered into it, and hides it from the ticks.
-func displace(t *testing.T, b *Backend, p place, id flowfabric.ExecutionID) {
+func (m meddler) displace(t *testing.T, id flowfabric.ExecutionID) {
 	t.Helper()
-	list, err := b.Store.fields(t.Context(), id, "lane_id", "bk")
+	list, err := m.b.Store.fields(t.Context(), id, "lane_id", "bk")
 	if err != nil {
 		t.Fatal(err)
 	}
 	tag := tagOf(id)
 	offered := laneKey(tag, flowfabric.LaneID(list.str(0)), "el:"+list.str(1))
-	if n, _ := p.do("ZREM", offered, uuidOf(id)).(int64); n == 0 {
-		p.do("ZADD", offered, "5", uuidOf(id))
+	if n, _ := m.at.must("ZREM", offered, uuidOf(id)).(int64); n == 0 {
+		m.at.must("ZADD", offered, "5", uuidOf(id))
 	}
-	p.do("ZADD", "ff:idx:"+tag+":due", "+inf", uuidOf(id))
+	m.at.must("ZADD", "ff:idx:"+tag+":due", "+inf", uuidOf(id))
 }
 
-func takeServer(t *testing.T) place { return onServer(valkeytest.Take(t)) }
+func TestConformance(t *testing.T) { eachForm(t, backendtest.Run) }
 
-func takeCluster(t *testing.T) place { return onCluster(valkeytest.TakeCluster(t)) }
+func TestLinearizability(t *testing.T) { eachForm(t, backendtest.RunLinearizability) }
 
-// anywhere opens deployments on places of one sort, each empty.
-func anywhere(take func(t *testing.T) place) func(t *testing.T) backendtest.Harness {
-	return func(t *testing.T) backendtest.Harness { return openOn(t, take(t), backendtest.Options{}, take) }
-}
+func TestConcurrent(t *testing.T) { eachForm(t, backendtest.RunConcurrent) }
 
-func TestConformance(t *testing.T) { backendtest.Run(t, anywhere(takeServer)) }
-
-func TestConformanceOfCluster(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the cluster is left out of short runs")
-	}
-	backendtest.Run(t, anywhere(takeCluster))
-}
-
-func TestLinearizability(t *testing.T) { backendtest.RunLinearizability(t, anywhere(takeServer)) }
-
-func TestConcurrent(t *testing.T) { backendtest.RunConcurrent(t, anywhere(takeServer)) }
-
-// TestRandom opens one deployment after the other on one server.
+// TestRandom opens one deployment after the other in one place.
 func TestRandom(t *testing.T) {
-	server := valkeytest.Take(t)
-	backendtest.RunRandom(t, anywhere(func(*testing.T) place {
-		server.Must("FLUSHALL")
-		server.Must("FUNCTION", "FLUSH")
-		return onServer(server)
-	}))
+	for _, f := range forms {
+		t.Run(f.name, func(t *testing.T) {
+			at := f.take(t)
+			backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness {
+				for _, s := range at.primaries() {
+					s.Must("FLUSHALL")
+					s.Must("FUNCTION", "FLUSH")
+				}
+				return openOn(t, at, backendtest.Options{})
+			})
+		})
+	}
 }

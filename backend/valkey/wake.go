@@ -244,7 +244,7 @@ func (s *Store) listenAt(n *node) {
 	l := &listener{node: n, conn: conn, stop: release, have: make(map[string]bool)}
 	l.down = conn.SetPubSubHooks(vk.PubSubHooks{OnMessage: s.heard, OnSubscription: func(sub vk.PubSubSubscription) {
 		if sub.Kind == "sunsubscribe" {
-			go s.checkListeners()
+			go s.unsubscribed(l, sub.Channel)
 		}
 	}})
 	w.listeners[n] = l
@@ -252,6 +252,22 @@ func (s *Store) listenAt(n *node) {
 	defer cancel()
 	l.add(ctx, s.channels(n)...)
 	s.running.Go(func() { s.attend(l) })
+}
+
+// unsubscribed looks where a channel is now: its slot has moved, unless this process
+// stopped listening to it.
+func (s *Store) unsubscribed(l *listener, channel string) {
+	l.mu.Lock()
+	ours := !l.have[channel]
+	delete(l.have, channel)
+	l.mu.Unlock()
+	if ours || s.isStopping() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.RequestTimeout)
+	defer cancel()
+	s.nodes.refresh(ctx, l.node)
+	s.checkListeners()
 }
 
 // attend waits for the end of a listener's connection and opens another one. What

@@ -32,7 +32,9 @@ type Pool struct {
 	closed   bool
 	servers  []*pooled
 	clusters []*pooled
-	lent     int
+	// replicated are clusters whose primaries have a replica each.
+	replicated []*pooled
+	lent       int
 }
 
 // pooled is what a pool lends: a server, or the nodes of a cluster.
@@ -55,6 +57,13 @@ func Take(tb testing.TB) *Server {
 func TakeCluster(tb testing.TB) *Cluster {
 	tb.Helper()
 	return shared.TakeCluster(tb)
+}
+
+// TakeReplicatedCluster lends an empty cluster of three primaries, each with a
+// replica, of the package's pool until the test ends.
+func TakeReplicatedCluster(tb testing.TB) *Cluster {
+	tb.Helper()
+	return shared.TakeReplicatedCluster(tb)
 }
 
 // Runner runs tests, as [testing.M] does.
@@ -84,8 +93,20 @@ func (p *Pool) Take(tb testing.TB) *Server {
 // TakeCluster lends an empty cluster of three primaries until the test ends.
 func (p *Pool) TakeCluster(tb testing.TB) *Cluster {
 	tb.Helper()
-	l := p.lend(tb, &p.clusters, idleClusters, func(path, dir string) ([]*instance, error) {
-		return launchCluster(path, dir, pooledPrimaries, 0, Options{})
+	return p.takeCluster(tb, &p.clusters, 0)
+}
+
+// TakeReplicatedCluster lends an empty cluster of three primaries with a replica
+// each until the test ends.
+func (p *Pool) TakeReplicatedCluster(tb testing.TB) *Cluster {
+	tb.Helper()
+	return p.takeCluster(tb, &p.replicated, 1)
+}
+
+func (p *Pool) takeCluster(tb testing.TB, idle *[]*pooled, replicasPer int) *Cluster {
+	tb.Helper()
+	l := p.lend(tb, idle, idleClusters, func(path, dir string) ([]*instance, error) {
+		return launchCluster(path, dir, pooledPrimaries, replicasPer, Options{})
 	})
 	return newCluster(tb, l.nodes)
 }
@@ -96,10 +117,10 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	for _, l := range slices.Concat(p.servers, p.clusters) {
+	for _, l := range slices.Concat(p.servers, p.clusters, p.replicated) {
 		l.discard()
 	}
-	p.servers, p.clusters = nil, nil
+	p.servers, p.clusters, p.replicated = nil, nil, nil
 	p.removeUnused()
 }
 
@@ -225,12 +246,15 @@ func (n *instance) reset(want string) error {
 	if err := until(closingLimit, func() error { return aloneOn(c) }); err != nil {
 		return err
 	}
-	for _, command := range [][]string{
-		{"DEBUG", "SET-ACTIVE-EXPIRE", "1"},
-		{"FLUSHALL", "SYNC"},
-		{"FUNCTION", "FLUSH", "SYNC"},
-		{"CONFIG", "RESETSTAT"},
-	} {
+	replication, err := c.info("replication")
+	if err != nil {
+		return err
+	}
+	commands := [][]string{{"DEBUG", "SET-ACTIVE-EXPIRE", "1"}, {"CONFIG", "RESETSTAT"}}
+	if replication["role"] == "master" { // replicas follow
+		commands = append([][]string{{"FLUSHALL", "SYNC"}, {"FUNCTION", "FLUSH", "SYNC"}}, commands...)
+	}
+	for _, command := range commands {
 		if _, err := c.text(command...); err != nil {
 			return err
 		}
@@ -254,13 +278,19 @@ func (n *instance) reset(want string) error {
 	return nil
 }
 
-// aloneOn returns nil when nobody else is connected.
+// aloneOn returns nil when nobody else is connected, but for primary and replicas.
 func aloneOn(c *Conn) error {
 	list, err := c.text("CLIENT", "LIST")
 	if err != nil {
 		return err
 	}
-	if others := strings.Count(list, "\n") - 1; others > 0 {
+	others := -1
+	for line := range strings.Lines(list) {
+		if !strings.Contains(line, " flags=S") && !strings.Contains(line, " flags=M") {
+			others++
+		}
+	}
+	if others > 0 {
 		return fmt.Errorf("the test left %d connections", others)
 	}
 	return nil

@@ -172,3 +172,33 @@ func TestLeftoversAreRemoved(t *testing.T) {
 		t.Errorf("a directory in use was removed: %v", err)
 	}
 }
+
+func TestPoolOfReplicatedClusters(t *testing.T) {
+	t.Parallel()
+	var p Pool
+	defer p.Close()
+	ids := make(map[string]bool)
+	for i := range 3 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			c := p.TakeReplicatedCluster(t)
+			primary := c.Primaries()[0]
+			ids[primary.n.id] = true
+			if n := len(c.Replicas(primary)); n != 1 {
+				t.Fatalf("%d replicas", n)
+			}
+			client := c.Client()
+			key := "k"
+			owner := c.Owner(c.Slot(key))
+			b := client.B().Incr().Key(key).Build()
+			if n, err := client.Do(t.Context(), b).AsInt64(); n != 1 || err != nil {
+				t.Errorf("INCR: %d, %v, want an empty cluster", n, err)
+			}
+			if n := owner.Must("WAIT", "1", "5000"); n != int64(1) {
+				t.Errorf("%v replicas follow", n)
+			}
+		})
+	}
+	if len(ids) != 1 {
+		t.Errorf("three tests used %d clusters, want 1", len(ids))
+	}
+}
