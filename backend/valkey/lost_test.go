@@ -606,3 +606,58 @@ func TestReadsThatAreLost(t *testing.T) {
 	}
 	t.Error("a write without a connection is not store_unavailable")
 }
+
+// Chapter 07, scenario 50: a completion that no replica confirms is there all the
+// same, and its repeat has the replay answer; but that is acknowledged only when
+// the replicas have what it repeats.
+func TestUnconfirmedCompletion(t *testing.T) {
+	primary, replica := valkeytest.Start(t, valkeytest.Options{}), valkeytest.Start(t, valkeytest.Options{})
+	host, port, _ := strings.Cut(primary.Addr(), ":")
+	replica.Must("REPLICAOF", host, port)
+	eventually(t, "the replica is linked", func() bool { return replica.Info("replication")["master_link_status"] == "up" })
+	r := &lossRig{t: t, ctx: t.Context(), server: primary}
+	r.direct = r.open(primary.Addr())
+	cfg := Config{Addrs: []string{primary.Addr()}, NoEngine: true, Testing: Testing{Clock: true},
+		Durability: Durability{Mode: DurabilityReplicated, Replicas: 1, Timeout: 10 * time.Second}}
+	patient, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer patient.Close()
+	cfg.Durability.Timeout = 50 * time.Millisecond
+	x := r.run()
+	x.claim()
+	complete := func(b *Backend) (flowfabric.CompleteExecutionResult, error) {
+		return flowfabric.CompleteExecution(t.Context(), b, flowfabric.CompleteExecutionArgs{ExecutionID: x.id, Fence: x.fence, Result: []byte("1")})
+	}
+	eventually(t, "the replica confirms", func() bool {
+		_, offset, _ := strings.Cut(primary.Info("replication")["slave0"], "offset=")
+		return !strings.HasPrefix(offset, "0,")
+	})
+	replica.Pause()
+	for range 3 { // each on a connection of its own
+		hasty, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer hasty.Close()
+		_, err = complete(hasty)
+		if e := wantCode(t, err, flowfabric.CodeDurabilityUnconfirmed); e.Class != flowfabric.ClassRetryableTransport {
+			t.Errorf("class %s", e.Class)
+		}
+	}
+	if e, err := r.direct.GetExecution(t.Context(), x.id); err != nil || e.PublicState != flowfabric.PublicCompleted {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	replica.Resume()
+	again, err := complete(patient)
+	if err != nil || !again.Replayed || again.PublicState != flowfabric.PublicCompleted {
+		t.Errorf("the repeat: %+v, %v", again, err)
+	}
+	if n := x.effects(); strings.Count(n, `"feed":"completions"`) != 1 {
+		t.Errorf("completions:\n%s", n)
+	}
+	if st := replica.Must("HGET", execKey(x.id, "core"), "public_state"); st != "completed" {
+		t.Errorf("the replica has %v", st)
+	}
+}
