@@ -16,15 +16,15 @@ import (
 	"github.com/flowfabric/flowfabric/internal/valkeytest"
 )
 
-// stage is a store on a server of its own, with a clock that the test moves.
-type stage struct {
+// reader is a store on a server of its own, with a clock that the test moves.
+type reader struct {
 	*Store
 	t      *testing.T
 	server *valkeytest.Server
 	clock  *backendtest.Clock
 }
 
-func newStage(t *testing.T) *stage {
+func newReader(t *testing.T) *reader {
 	t.Helper()
 	server := valkeytest.Take(t)
 	s := openTest(t, Config{Addrs: []string{server.Addr()}, NoEngine: true, Testing: Testing{Clock: true}})
@@ -34,17 +34,17 @@ func newStage(t *testing.T) *stage {
 			t.Errorf("set the clock: %v", err)
 		}
 	})
-	return &stage{Store: s, t: t, server: server, clock: clk}
+	return &reader{Store: s, t: t, server: server, clock: clk}
 }
 
-func (s *stage) ok(err error) {
+func (s *reader) ok(err error) {
 	s.t.Helper()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *stage) create(part uint16, change ...func(*flowfabric.CreateExecutionArgs)) flowfabric.ExecutionID {
+func (s *reader) create(part uint16, change ...func(*flowfabric.CreateExecutionArgs)) flowfabric.ExecutionID {
 	s.t.Helper()
 	a := flowfabric.CreateExecutionArgs{ExecutionID: flowfabric.MakeExecutionID(part, uuid.New()), Namespace: "test", LaneID: "work", Kind: "task",
 		CreatorIdentity: "tester", Payload: []byte("in")}
@@ -56,21 +56,21 @@ func (s *stage) create(part uint16, change ...func(*flowfabric.CreateExecutionAr
 	return res.ExecutionID
 }
 
-func (s *stage) claim(id flowfabric.ExecutionID, instance flowfabric.WorkerInstanceID) flowfabric.ClaimedExecution {
+func (s *reader) claim(id flowfabric.ExecutionID, instance flowfabric.WorkerInstanceID) flowfabric.ClaimedExecution {
 	s.t.Helper()
 	task, err := s.IssueGrantAndClaim(s.t.Context(), flowfabric.IssueGrantAndClaimArgs{ExecutionID: id, WorkerID: "pool", WorkerInstanceID: instance, LeaseTTLMs: 30_000})
 	s.ok(err)
 	return task
 }
 
-func (s *stage) cancel(id flowfabric.ExecutionID) {
+func (s *reader) cancel(id flowfabric.ExecutionID) {
 	s.t.Helper()
 	_, err := s.CancelExecution(s.t.Context(), flowfabric.CancelExecutionArgs{ExecutionID: id, Source: flowfabric.SourceOperatorOverride})
 	s.ok(err)
 }
 
 // ended creates executions on a partition and cancels them.
-func (s *stage) ended(part uint16, n int) (ids []flowfabric.ExecutionID) {
+func (s *reader) ended(part uint16, n int) (ids []flowfabric.ExecutionID) {
 	s.t.Helper()
 	for range n {
 		id := s.create(part)
@@ -80,7 +80,7 @@ func (s *stage) ended(part uint16, n int) (ids []flowfabric.ExecutionID) {
 	return ids
 }
 
-func (s *stage) readFeed(a flowfabric.ReadFeedArgs) flowfabric.ReadFeedResult {
+func (s *reader) readFeed(a flowfabric.ReadFeedArgs) flowfabric.ReadFeedResult {
 	s.t.Helper()
 	if a.Feed == "" {
 		a.Feed = flowfabric.FeedCompletions
@@ -100,7 +100,7 @@ func seqs(events []flowfabric.Event) (out []string) {
 // A log that was trimmed whole still tells where it ended: readers behind learn of
 // the gap, and its numbers go on.
 func TestFeedTrimmedToNothing(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	start := s.readFeed(flowfabric.ReadFeedArgs{}).NextCursor
 	s.ended(4, 2)
 	late := s.readFeed(flowfabric.ReadFeedArgs{Start: start, Limit: 1}).NextCursor
@@ -129,7 +129,7 @@ func TestFeedTrimmedToNothing(t *testing.T) {
 
 // What is past retention is found by the instants and by the number of events.
 func TestFeedRetention(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	for i := range 37 {
 		s.ended(uint16(i%2), 1)
 		s.clock.Advance(time.Hour)
@@ -165,7 +165,7 @@ func TestFeedRetention(t *testing.T) {
 // Between partitions events come in the order of their instants, and a reader far
 // behind on one partition gets full pages.
 func TestFeedOrderAndCatchUp(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	var want []flowfabric.ExecutionID
 	for i := range 60 {
 		want = append(want, s.ended(uint16([]int{7, 3, 200}[i%3]), 1)...)
@@ -205,7 +205,7 @@ func TestFeedOrderAndCatchUp(t *testing.T) {
 // One event that does not decode is told once, after what came before it, and
 // reading goes on behind it.
 func TestFeedPassesABadEvent(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	ids := s.ended(1, 1)
 	s.server.Must("XADD", feedKey(s.tag(1), flowfabric.FeedCompletions), "0-*", "v", "nonsense")
 	ids = append(ids, s.ended(1, 1)...)
@@ -226,7 +226,7 @@ func TestFeedPassesABadEvent(t *testing.T) {
 }
 
 func TestFeedCursorsOfAnotherKind(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	s.ended(1, 3)
 	good := s.readFeed(flowfabric.ReadFeedArgs{Start: flowfabric.FeedStartEarliest}).NextCursor
 	ahead := feedCursor{feed: 1, parts: []uint16{1}, seqs: []uint64{4}}
@@ -246,7 +246,7 @@ func TestFeedCursorsOfAnotherKind(t *testing.T) {
 }
 
 func TestListShowsWhatWasJustCreated(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	id := func(n int) flowfabric.ExecutionID {
 		return flowfabric.ExecutionID(fmt.Sprintf("{fp:3}:%08d-0000-4000-8000-000000000000", n))
 	}
@@ -274,7 +274,7 @@ func TestListShowsWhatWasJustCreated(t *testing.T) {
 
 // Texts over 64 bytes lie beside core; listings and leases find them.
 func TestLongNames(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	ns := flowfabric.Namespace(strings.Repeat("n", 128))
 	instance := flowfabric.WorkerInstanceID("-" + strings.Repeat("i", 127))
 	id := s.create(8, func(a *flowfabric.CreateExecutionArgs) { a.Namespace = ns })
@@ -312,7 +312,7 @@ func TestLongNames(t *testing.T) {
 }
 
 func TestLeaseHistoryGoesThroughABusyFeed(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	id := s.create(2)
 	s.claim(id, "i")
 	for range 2 * historyChunk {
@@ -347,7 +347,7 @@ func TestKeyPartition(t *testing.T) {
 // Identifiers that the store mints come in runs of one partition each, and all
 // partitions fill alike.
 func TestMintedIdentifiersShareAPartition(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	items := make([]flowfabric.CreateExecutionArgs, 100)
 	for i := range items {
 		items[i] = flowfabric.CreateExecutionArgs{Namespace: "test", LaneID: "work", Kind: "task", CreatorIdentity: "tester"}
@@ -377,7 +377,7 @@ func TestMintedIdentifiersShareAPartition(t *testing.T) {
 
 // A batch with keys takes each item its own way.
 func TestBatchWithKeys(t *testing.T) {
-	s := newStage(t)
+	s := newReader(t)
 	args := func(key string, part uint16) flowfabric.CreateExecutionArgs {
 		return flowfabric.CreateExecutionArgs{ExecutionID: flowfabric.MakeExecutionID(part, uuid.New()), Namespace: "test", LaneID: "work", Kind: "task",
 			CreatorIdentity: "tester", IdempotencyKey: key}
