@@ -30,6 +30,9 @@ type request struct {
 	fn, tag  string
 	args     []string
 	readOnly bool
+	// unconfirmed: nobody is told that this write is durable, so it waits for no
+	// replica and no disk.
+	unconfirmed bool
 }
 
 // answer is what a call came to: a message, or the error as callers get it.
@@ -232,7 +235,7 @@ func (s *Store) send(ctx context.Context, g group, reqs []request, out []answer,
 	cmds := make(vk.Commands, 0, len(g.items)+1)
 	writes := false
 	for _, i := range g.items {
-		writes = writes || !reqs[i].readOnly
+		writes = writes || !reqs[i].readOnly && !reqs[i].unconfirmed
 		cmds = append(cmds, s.command(&reqs[i]))
 	}
 	if !writes || s.durable == nil {

@@ -79,6 +79,9 @@ func (s *Store) join(ctx context.Context) error {
 // heartbeat renews the registration, forgets servers that are long gone, and
 // shares the partitions anew when somebody came or went.
 func (s *Store) heartbeat(ctx context.Context) error {
+	if err := s.checkDeployment(ctx); err != nil { // nothing is written into another deployment
+		return err
+	}
 	now := int64(s.realNow())
 	ttl := (heartbeatBeats * s.cfg.Testing.Heartbeat).Milliseconds()
 	answers := s.plain(ctx,

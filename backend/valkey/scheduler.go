@@ -785,7 +785,7 @@ func (s *Store) look(ctx context.Context, lane flowfabric.LaneID, parts []uint16
 	reqs := make([]request, 0, len(parts))
 	for _, tags := range s.bundles(parts) {
 		args := append([]string{string(lane), armed, strconv.Itoa(depth)}, tags[1:]...)
-		reqs = append(reqs, request{fn: "ff_peek_buckets", tag: tags[0], args: args})
+		reqs = append(reqs, request{fn: "ff_peek_buckets", tag: tags[0], args: args, unconfirmed: true})
 	}
 	for _, a := range s.calls(ctx, reqs) {
 		if a.err != nil {

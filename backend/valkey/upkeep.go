@@ -33,7 +33,7 @@ func (s *Store) Tick(ctx context.Context, a flowfabric.TickArgs) (flowfabric.Tic
 	var reqs []request
 	for _, tags := range s.bundles(s.shareOf(s.ticks.n.Add(1))) {
 		args := append([]string{strconv.Itoa(limit), strconv.FormatFloat(rand.Float64(), 'f', 6, 64)}, tags[1:]...)
-		reqs = append(reqs, request{fn: "ff_tick", tag: tags[0], args: args})
+		reqs = append(reqs, request{fn: "ff_tick", tag: tags[0], args: args, unconfirmed: true})
 	}
 	var first error
 	var told []flowfabric.WakeEvent

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -255,6 +256,7 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 		s.durable = &durability{cfg.Durability}
 	}
 	s.ready.partitions, s.ready.deafened = s.parts.NumFlowPartitions, make(chan struct{}, 1)
+	s.minted.Store(rand.Uint64N(1 << 32)) // short-lived processes do not all begin on one partition
 	s.pages = newPageCache(s.parts.NumFlowPartitions)
 	s.batches.init(s)
 	s.listen()

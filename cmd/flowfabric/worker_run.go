@@ -174,22 +174,51 @@ func (s *shellWorker) fail(err error) {
 func (s *shellWorker) run(t *flowfabric.Task) {
 	start := time.Now()
 	result, failure := s.execute(t)
-	// The answer goes out even while the worker drains.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
-	defer cancel()
+	// A task that got no definite answer must not keep its permit.
+	defer func() { _ = t.Abandon(context.WithoutCancel(t.Context())) }()
 	var err error
 	outcome := flowfabric.PublicCompleted
 	switch {
 	case t.Context().Err() != nil:
 		err = fmt.Errorf("given up: %w", context.Cause(t.Context()))
-		_ = t.Abandon(ctx)
 	case failure != nil:
 		outcome = flowfabric.PublicFailed
-		_, err = t.Fail(ctx, failure.reason, failure.category)
+		err = s.answer(t, func(ctx context.Context) error {
+			_, err := t.Fail(ctx, failure.reason, failure.category)
+			return err
+		})
 	default:
-		err = t.CompleteEncoded(ctx, result, encodingOf(result))
+		err = s.answer(t, func(ctx context.Context) error { return t.CompleteEncoded(ctx, result, encodingOf(result)) })
 	}
 	s.report(t, outcome, failure, err, time.Since(start))
+}
+
+// How long an answer waits for the store, and the pauses between its repeats.
+const (
+	answerTimeout = 30 * time.Second
+	answerPause   = 100 * time.Millisecond
+	longestPause  = 5 * time.Second
+)
+
+// answer hands in how the command ended, and does so again for as long as the
+// store does not say yes or no and the lease holds. It goes on while the worker
+// drains.
+func (s *shellWorker) answer(t *flowfabric.Task, end func(context.Context) error) error {
+	for pause := answerPause; ; pause = min(2*pause, longestPause) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), answerTimeout)
+		err := end(ctx)
+		cancel()
+		if err == nil || !flowfabric.IsRetryable(err) {
+			return err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-t.Context().Done():
+			timer.Stop()
+			return err
+		}
+	}
 }
 
 func (s *shellWorker) report(t *flowfabric.Task, outcome flowfabric.PublicState, failure *commandFailure, err error, took time.Duration) {

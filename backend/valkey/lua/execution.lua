@@ -712,7 +712,7 @@ end
 -- KEYS 1 routing key
 -- ARGV e
 -- Returns {purged or not_yet_due}.
-redis.register_function('ff_purge_execution', function(keys, a)
+redis.register_function{ function_name = 'ff_purge_execution', flags = { 'allow-oom' }, callback = function(keys, a)
   local tag = enter(keys)
   local at = now()
   local r, refused = record_load(tag, a[1])
@@ -720,7 +720,7 @@ redis.register_function('ff_purge_execution', function(keys, a)
     return reply(refused)
   end
   return { purge(r, at) }
-end)
+end }
 
 -- ff_describe_execution (read only)
 -- KEYS 1 routing key

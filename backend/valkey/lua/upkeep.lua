@@ -134,14 +134,14 @@ local function tick(tag, limit, t)
   return next_due(tag)
 end
 
--- ff_tick
+-- ff_tick (also in a full store: what it purges makes room)
 -- KEYS 1 routing key
 -- ARGV limit, draw (number in [0, 1) for jitters), then the tags of other
 --      partitions to look at as well (on one node only)
 -- Returns {examined, errors, 1 when more may be due, next instant or '', number of
 --      duties, then duty and count for each, then what was led to: 's<tag> <e>'
 --      settled, 'o<tag> <offer>' offered, as save tells of one}.
-redis.register_function('ff_tick', function(keys, a)
+redis.register_function{ function_name = 'ff_tick', flags = { 'allow-oom' }, callback = function(keys, a)
   local limit = tonumber(a[1])
   local t = { at = now(), draw = tonumber(a[2]), counts = {}, told = {}, examined = 0, errors = 0 }
   local next_at = tick(enter(keys), limit, t)
@@ -164,7 +164,7 @@ redis.register_function('ff_tick', function(keys, a)
     out[#out + 1] = v
   end
   return out
-end)
+end }
 
 -- ff_lapse_grants
 -- KEYS 1 routing key
