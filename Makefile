@@ -16,6 +16,7 @@ build: ## build bin/flowfabric
 
 test: ## install what the tests need, then run everything with the race detector
 	@scripts/install-test-deps
+	scripts/lint-lua
 	$(GO) vet ./...
 	$(GO) test $(TESTFLAGS) ./...
 

@@ -65,14 +65,21 @@ func (it *batchItem) size() int {
 // are answered.
 type ticket struct {
 	items     []batchItem
+	args      []string // of all items; those behind used are of the next one
+	used      int
 	left      atomic.Int32
 	abandoned atomic.Bool // the caller is gone: what has not been sent need not be
 	done      chan struct{}
 }
 
-func newTicket(n int) *ticket { return &ticket{items: make([]batchItem, 0, n)} }
+func newTicket(n, stride int) *ticket {
+	return &ticket{items: make([]batchItem, 0, n), args: make([]string, 0, n*stride)}
+}
 
-func (t *ticket) add(index int, part uint16, args []string) {
+// add makes an item of the arguments that were appended since the last one.
+func (t *ticket) add(index int, part uint16) {
+	args := t.args[t.used:len(t.args):len(t.args)]
+	t.used = len(t.args)
 	t.items = append(t.items, batchItem{index: index, part: part, args: args, ticket: t})
 }
 

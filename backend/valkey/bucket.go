@@ -37,12 +37,44 @@ type routing struct {
 	buckets bucketCache
 }
 
+// bucketNames remembers the names of buckets: most creates of a deployment go to
+// few of them.
+var bucketNames nameCache
+
+const maxBucketNames = 4096
+
+// nameCache keeps names by descriptor. When it is full it starts anew.
+type nameCache struct {
+	mu    sync.RWMutex
+	known map[bucketKey]string
+}
+
+type bucketKey struct {
+	namespace flowfabric.Namespace
+	caps      string
+}
+
 // bucketName names the bucket of a namespace and a required capability set in
 // normal form, joined by commas: the first 16 hexadecimal digits of the SHA-256 of
 // its descriptor.
 func bucketName(ns flowfabric.Namespace, caps string) string {
+	k := bucketKey{ns, caps}
+	c := &bucketNames
+	c.mu.RLock()
+	name, ok := c.known[k]
+	c.mu.RUnlock()
+	if ok {
+		return name
+	}
 	sum := sha256.Sum256([]byte(bucketDescriptor(ns, caps)))
-	return hex.EncodeToString(sum[:8])
+	name = hex.EncodeToString(sum[:8])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil || len(c.known) >= maxBucketNames {
+		c.known = make(map[bucketKey]string)
+	}
+	c.known[k] = name
+	return name
 }
 
 func bucketDescriptor(ns flowfabric.Namespace, caps string) string { return string(ns) + "\n" + caps }

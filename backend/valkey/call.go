@@ -423,7 +423,8 @@ func react(f fault, readOnly bool) (reaction, *flowfabric.Error) {
 	case timeout:
 		return giveUp, flowfabric.NewError(flowfabric.CodeStoreTimeout, "no answer in time").Wrap(f.err).WithKind(kind)
 	}
-	return wait, unavailable(kind, "the connection was lost", f.err) // a read may be repeated
+	// A read may be repeated.
+	return wait, flowfabric.NewError(flowfabric.CodeStoreTimeout, "the connection was lost before the answer").Wrap(f.err).WithKind(kind)
 }
 
 // reactToReply does the same for an error reply.

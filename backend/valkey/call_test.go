@@ -272,6 +272,16 @@ func TestDurability(t *testing.T) {
 	if got := replica.Must("GET", "ff:count:{fp:1}"); got != "3" {
 		t.Errorf("the replica has %v", got)
 	}
+
+	// A repeat writes nothing, and yet must not be taken for confirmed.
+	replica.Pause()
+	cfg.Durability.Timeout = 20 * time.Millisecond
+	for range 2 {
+		_, err = openTest(t, cfg).call(t.Context(), "ff_test_once", "{fp:1}")
+		wantCode(t, err, flowfabric.CodeDurabilityUnconfirmed)
+	}
+	replica.Resume()
+
 	cfg.Durability = Durability{Mode: DurabilityFsync}
 	disk := openTest(t, cfg)
 	if got := firstNumber(t, disk, "ff_test_count", "{fp:1}", "1"); got != 4 {

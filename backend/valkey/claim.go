@@ -63,6 +63,9 @@ const taskSize = 21
 // the caller claimed from, empty when the task names its own.
 func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
 	var task flowfabric.ClaimedExecution
+	if text, err := msg.ToString(); err == nil {
+		return decodeFirstTask(op, part, lane, text)
+	}
 	list, err := elementsOf(op, msg, taskSize)
 	if err != nil {
 		return task, err
@@ -96,6 +99,39 @@ func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMe
 	}
 	task.Tags = orNoTags(task.Tags)
 	return task, d.err
+}
+
+// firstTaskLines is how many lines stand before the definition in a first claim's
+// task.
+const firstTaskLines = 10
+
+// decodeFirstTask reads the task of an execution that was never claimed before, as
+// the library tells it: now, e, attempt id, lease id, expiry, attempt timeout,
+// deadline, flow, namespace and instance, a line each, then the definition.
+func decodeFirstTask(op string, part uint16, lane flowfabric.LaneID, text string) (flowfabric.ClaimedExecution, error) {
+	var line [firstTaskLines]string
+	rest := text
+	for i := range line {
+		var ok bool
+		if line[i], rest, ok = strings.Cut(rest, "\n"); !ok {
+			return flowfabric.ClaimedExecution{}, badAnswer(op)
+		}
+	}
+	def, err := parseDef(op, []byte(rest))
+	if err != nil {
+		return flowfabric.ClaimedExecution{}, err
+	}
+	d := decoder{op: op}
+	attempt := flowfabric.AttemptID(line[2])
+	return flowfabric.ClaimedExecution{
+		StoreTime: d.ms("now", line[0]), ExecutionID: flowfabric.ExecutionID(partitionTag(part) + ":" + line[1]),
+		AttemptID: attempt, AttemptType: flowfabric.AttemptTypeInitial, ClaimKind: flowfabric.ClaimNew,
+		Fence:          flowfabric.Fence{LeaseID: flowfabric.LeaseID(line[3]), LeaseEpoch: 1, AttemptID: attempt},
+		LeaseExpiresAt: d.ms("lease_expires_at", line[4]), AttemptTimeoutAt: d.optionalMs("attempt_timeout_at", line[5]),
+		ExecutionDeadlineAt: d.optionalMs("execution_deadline_at", line[6]), FlowID: flowfabric.FlowID(line[7]),
+		Namespace: flowfabric.Namespace(line[8]), LaneID: lane, Kind: def.kind, PolicySnapshot: snapshot(def.policy, 0, lane, "", ""),
+		WorkerInstanceID: flowfabric.WorkerInstanceID(line[9]), Payload: def.payload, PayloadEncoding: def.encoding, Tags: orNoTags(nil),
+	}, d.err
 }
 
 // claimed calls a claiming function for one named execution.
@@ -132,14 +168,21 @@ const reclaimWarning = 100
 
 // hold takes the lease of a task that does not decode away again.
 func (s *Store) hold(ctx context.Context, part uint16, msg *vk.ValkeyMessage, cause error) {
-	list, err := msg.ToArray()
-	if err != nil || len(list) < taskSize {
+	var e, lease string
+	if text, err := msg.ToString(); err == nil {
+		if lines := strings.SplitN(text, "\n", firstTaskLines); len(lines) == firstTaskLines {
+			e, lease = lines[1], lines[3]
+		}
+	} else if list, err := msg.ToArray(); err == nil && len(list) >= taskSize {
+		e, lease = elements(list).str(1), elements(list).str(6)
+	}
+	if e == "" {
 		return
 	}
-	id := flowfabric.ExecutionID(s.tag(part) + ":" + elements(list).str(1))
+	id := flowfabric.ExecutionID(s.tag(part) + ":" + e)
 	s.log.ErrorContext(ctx, "a claimed execution does not decode; it is held", "execution_id", id, "error", cause)
-	_, err = s.RevokeLease(context.WithoutCancel(ctx), flowfabric.RevokeLeaseArgs{ExecutionID: id,
-		ExpectedLeaseID: flowfabric.LeaseID(elements(list).str(6)), Reason: string(flowfabric.CodeCorruptRecord), RevokedBy: "backend", Hold: true})
+	_, err := s.RevokeLease(context.WithoutCancel(ctx), flowfabric.RevokeLeaseArgs{ExecutionID: id,
+		ExpectedLeaseID: flowfabric.LeaseID(lease), Reason: string(flowfabric.CodeCorruptRecord), RevokedBy: "backend", Hold: true})
 	if err != nil {
 		s.log.WarnContext(ctx, "its lease is left to expire", "execution_id", id, "error", err)
 	}

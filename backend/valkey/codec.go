@@ -72,6 +72,14 @@ func (d *decoder) ms(field, v string) flowfabric.Millis {
 	return flowfabric.Millis(n)
 }
 
+// optionalMs is ms of a value that may be empty: 0.
+func (d *decoder) optionalMs(field, v string) flowfabric.Millis {
+	if v == "" {
+		return 0
+	}
+	return d.ms(field, v)
+}
+
 func (d *decoder) uint(field, v string) uint64 {
 	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil {
@@ -106,7 +114,7 @@ type source struct {
 type core struct {
 	st, reason                      string
 	detail                          string
-	timeout, ret                    int64
+	ret                             int64
 	attemptType, attemptStart       string
 	attemptReason, attemptBy        string
 	pause, end                      string

@@ -3,6 +3,7 @@ package valkey
 import (
 	"bytes"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/flowfabric/flowfabric"
@@ -41,13 +42,18 @@ func encodeDef(p *rules.Prepared) string {
 		head = strconv.AppendInt(head, int64(n), 10)
 	}
 	head = append(head, '\n')
-	b := make([]byte, 0, digestBytes+len(head)+len(a.Kind)+len(a.CreatorIdentity)+len(a.PayloadEncoding)+len(a.IdempotencyKey)+
-		len(policy)+len(a.Payload))
-	b = append(append(b, p.State.Exec.SpecDigest...), head...)
-	b = append(append(b, a.Kind...), a.CreatorIdentity...)
-	b = append(append(b, a.PayloadEncoding...), a.IdempotencyKey...)
-	b = append(append(b, policy...), a.Payload...)
-	return string(b)
+	var b strings.Builder
+	b.Grow(digestBytes + len(head) + len(a.Kind) + len(a.CreatorIdentity) + len(a.PayloadEncoding) + len(a.IdempotencyKey) + len(policy) +
+		len(a.Payload))
+	b.WriteString(p.State.Exec.SpecDigest)
+	b.Write(head)
+	b.WriteString(a.Kind)
+	b.WriteString(a.CreatorIdentity)
+	b.WriteString(a.PayloadEncoding)
+	b.WriteString(a.IdempotencyKey)
+	b.Write(policy)
+	b.Write(a.Payload)
+	return b.String()
 }
 
 var emptyPolicy = []byte("{}")

@@ -51,8 +51,9 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 	}
 	out := make([]flowfabric.Item[flowfabric.CreateExecutionResult], len(items))
 	list := make([]creation, 0, len(items))
+	var lane laneView // of the last item
 	for i := range items {
-		c, err := s.prepare(ctx, items[i])
+		c, err := s.prepare(ctx, items[i], &lane)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -64,14 +65,14 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 		list = append(list, c)
 	}
 	list = s.makeLanes(ctx, s.reserve(ctx, list, out), out)
-	t := newTicket(len(list))
+	t := newTicket(len(list), createStride)
 	for i := range list {
-		args, err := createArgs(&list[i])
-		if err != nil {
+		var err error
+		if t.args, err = appendCreate(t.args, &list[i]); err != nil {
 			out[list[i].index].Err = err
 			continue
 		}
-		t.add(i, list[i].prepared.State.Exec.ExecutionID.Partition(), args)
+		t.add(i, list[i].prepared.State.Exec.ExecutionID.Partition())
 	}
 	if err := s.batches.creates.do(ctx, t); err != nil {
 		return nil, err
@@ -104,8 +105,9 @@ func (s *Store) CreateExecutions(ctx context.Context, items []flowfabric.CreateE
 	return out, nil
 }
 
-// prepare checks a create, mints its identifier and looks its lane up.
-func (s *Store) prepare(ctx context.Context, args flowfabric.CreateExecutionArgs) (creation, error) {
+// prepare checks a create, mints its identifier and looks its lane up, which may
+// be the one before it.
+func (s *Store) prepare(ctx context.Context, args flowfabric.CreateExecutionArgs, lane *laneView) (creation, error) {
 	var c creation
 	if args.ExecutionID == "" && args.FlowID == "" {
 		args.ExecutionID = s.mintID(args.LaneID)
@@ -114,11 +116,13 @@ func (s *Store) prepare(ctx context.Context, args flowfabric.CreateExecutionArgs
 	if err != nil {
 		return c, err
 	}
-	views, err := s.peekLanes(ctx, args.LaneID)
-	if err != nil {
-		return c, err
+	if lane.LaneID != args.LaneID {
+		views, err := s.peekLanes(ctx, args.LaneID)
+		if err != nil {
+			return c, err
+		}
+		*lane = views[0]
 	}
-	lane := &views[0]
 	if len(lane.DefaultPolicy) > 0 {
 		args.ExecutionID = p.Args.ExecutionID
 		if p, err = rules.PrepareCreate(args, s.parts, lane.DefaultPolicy); err != nil {
@@ -299,13 +303,13 @@ func (s *Store) adopt(p *rules.Prepared, held string) error {
 	return p.Adopt(id, s.parts)
 }
 
-// createArgs are the arguments of one create.
-func createArgs(c *creation) ([]string, error) {
+// appendCreate adds the arguments of one create.
+func appendCreate(args []string, c *creation) ([]string, error) {
 	p := c.prepared
 	x := &p.State.Exec
 	tags, err := tagsText(p.Args.Tags)
 	if err != nil {
-		return nil, err
+		return args, err
 	}
 	retention, reclaims := "", ""
 	if ms := rules.RetentionMs(p.State.Policy); ms != flowfabric.DefaultRetentionMs {
@@ -314,7 +318,7 @@ func createArgs(c *creation) ([]string, error) {
 	if n := rules.MaxReclaims(p.State.Policy); n != flowfabric.DefaultMaxReclaims {
 		reclaims = strconv.FormatUint(uint64(n), 10)
 	}
-	return append(make([]string, 0, createStride),
+	return append(args,
 		uuidOf(x.ExecutionID), string(x.LaneID), string(x.Namespace), bucketName(x.Namespace, c.caps), c.caps, encodeDef(p),
 		optional(int64(x.Priority)), optional(int64(p.DelayUntil)), optional(int64(p.DeadlineAt)), optional(p.DeadlineMs),
 		optional(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, c.closed, tags), nil

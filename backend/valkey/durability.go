@@ -73,8 +73,11 @@ func (d *durability) command(b vk.Builder) vk.Completed {
 	return b.Wait().Numreplicas(int64(d.Replicas)).Timeout(d.Timeout.Milliseconds()).Build()
 }
 
-// confirmed reads the answer.
-func (d *durability) confirmed(res vk.ValkeyResult) error {
+// confirmed reads the answers of the mark and of the wait.
+func (d *durability) confirmed(mark, res vk.ValkeyResult) error {
+	if err := mark.Error(); err != nil {
+		return d.unconfirmed("the wait failed").Wrap(err)
+	}
 	if d.Mode == DurabilityFsync {
 		got, err := res.AsIntSlice()
 		switch {
@@ -104,9 +107,12 @@ func (d *durability) unconfirmed(text string) *flowfabric.Error {
 func (s *Store) sendDurable(ctx context.Context, g group, cmds vk.Commands, reqs []request, out []answer, faults []fault) {
 	limited, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout+s.durable.Timeout)
 	defer cancel()
-	cmds = append(cmds, s.durable.command(s.b))
+	// The store waits for what this connection wrote last. A call that only
+	// repeats the answer of an earlier one writes nothing, so something is
+	// written for it: then the wait covers whatever was written before.
+	cmds = append(cmds, s.b.Set().Key(waitKey(reqs[g.items[0]].tag)).Value("").Build(), s.durable.command(s.b))
 	results := g.node.client.DoMulti(limited, cmds...)
-	waited := results[len(results)-1]
+	marked, waited := results[len(results)-2], results[len(results)-1]
 	var confirmed error
 	asked := false
 	for j, i := range g.items {
@@ -116,7 +122,7 @@ func (s *Store) sendDurable(ctx context.Context, g group, cmds vk.Commands, reqs
 		}
 		if a.err == nil && f.err == nil && !reqs[i].readOnly {
 			if !asked {
-				asked, confirmed = true, s.durable.confirmed(waited)
+				asked, confirmed = true, s.durable.confirmed(marked, waited)
 			}
 			if confirmed != nil {
 				a = answer{err: named(confirmed, reqs[i].fn)}

@@ -105,14 +105,14 @@ func (s *Store) CompleteExecutions(ctx context.Context, items []flowfabric.Compl
 		return nil, err
 	}
 	out := make([]flowfabric.Item[flowfabric.CompleteExecutionResult], len(items))
-	t := newTicket(len(items))
+	t := newTicket(len(items), completeStride)
 	for i := range items {
 		a := &items[i]
 		if out[i].Err = s.checkItem(a.ExecutionID, rules.ValidateComplete(*a)); out[i].Err != nil {
 			continue
 		}
-		args := appendFence(make([]string, 0, completeStride), a.ExecutionID, &a.Fence)
-		t.add(i, a.ExecutionID.Partition(), append(args, sourceLetter(a.Source), mark(a.Result != nil), resultText(a)))
+		t.args = append(appendFence(t.args, a.ExecutionID, &a.Fence), sourceLetter(a.Source), mark(a.Result != nil), resultText(a))
+		t.add(i, a.ExecutionID.Partition())
 	}
 	if err := s.batches.completions.do(ctx, t); err != nil {
 		return nil, err

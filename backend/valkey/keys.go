@@ -45,6 +45,15 @@ func (s *Store) routingKey(tag string) string {
 	return keyPrefix + tag
 }
 
+// waitKey is written before a wait for replicas or the disk; its slot is that of
+// the routing key with the tag.
+func waitKey(tag string) string {
+	if strings.HasPrefix(tag, "{") {
+		return "ff:wait:" + tag
+	}
+	return "ff:wait:{" + keyPrefix + tag + "}"
+}
+
 // registryTag is the hash tag of a namespace's workers.
 func registryTag(ns flowfabric.Namespace) string { return "{w:" + string(ns) + "}" }
 

@@ -660,8 +660,9 @@ func TestScenario57NaturalBatching(t *testing.T) {
 	put := func(n int) {
 		for i := range n {
 			all.Go(func() {
-				tk := newTicket(1)
-				tk.add(0, uint16(i%4), make([]string, renewStride))
+				tk := newTicket(1, renewStride)
+				tk.args = append(tk.args, make([]string, renewStride)...)
+				tk.add(0, uint16(i%4))
 				if err := b.do(t.Context(), tk); err != nil {
 					t.Error(err)
 				}

@@ -26,7 +26,7 @@ func (s *Store) RenewLeases(ctx context.Context, items []flowfabric.RenewLeaseAr
 		return nil, err
 	}
 	out := make([]flowfabric.Item[flowfabric.RenewLeaseResult], len(items))
-	t := newTicket(len(items))
+	t := newTicket(len(items), renewStride)
 	for i := range items {
 		a := &items[i]
 		if out[i].Err = s.checkItem(a.ExecutionID, rules.ValidateRenew(*a)); out[i].Err != nil {
@@ -36,8 +36,8 @@ func (s *Store) RenewLeases(ctx context.Context, items []flowfabric.RenewLeaseAr
 		if a.LeaseTTLMs != 0 {
 			ttl = strconv.FormatInt(a.LeaseTTLMs, 10)
 		}
-		args := appendFence(make([]string, 0, renewStride), a.ExecutionID, &a.Fence)
-		t.add(i, a.ExecutionID.Partition(), append(args, ttl))
+		t.args = append(appendFence(t.args, a.ExecutionID, &a.Fence), ttl)
+		t.add(i, a.ExecutionID.Partition())
 	}
 	if err := s.batches.renewals.do(ctx, t); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ do
   local real, set = now, nil
   now = function()
     if set then
-      return set
+      return set, string.format('%d', set)
     end
     return real()
   end

@@ -16,6 +16,9 @@ const testLua = `
 redis.register_function('ff_test_count', function(keys, args)
   return {redis.call('INCRBY', 'ff:count:' .. string.sub(keys[1], 4), args[1])}
 end)
+redis.register_function('ff_test_once', function(keys)
+  return {redis.call('SETNX', 'ff:once:' .. string.sub(keys[1], 4), '1')}
+end)
 redis.register_function('ff_test_refuse', function(_, args)
   return redis.error_reply('FF ' .. args[1])
 end)

@@ -162,10 +162,11 @@ func (l *logbook) tail() string {
 // station is a data directory and a port on which one server after the other
 // lives.
 type station struct {
-	t    *testing.T
-	dir  string
-	addr string
-	logs logbook
+	t     *testing.T
+	dir   string   // of the embedded store
+	store []string // the settings that name the store
+	addr  string
+	logs  logbook
 
 	*child
 
@@ -175,7 +176,16 @@ type station struct {
 
 func newStation(t *testing.T) *station {
 	t.Helper()
-	s := &station{t: t, dir: t.TempDir(), addr: freeAddress(t), ready: make(chan struct{})}
+	dir := t.TempDir()
+	s := newStationOn(t, "--data-dir", dir)
+	s.dir = dir
+	return s
+}
+
+// newStationOn is a port for servers on a store.
+func newStationOn(t *testing.T, store ...string) *station {
+	t.Helper()
+	s := &station{t: t, store: store, addr: freeAddress(t), ready: make(chan struct{})}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the server said:\n%s", s.logs.tail())
@@ -209,7 +219,7 @@ func (s *station) launch() {
 		if bytes.HasPrefix(line, []byte("FlowFabric is ready at ")) {
 			close(ready)
 		}
-	}, &s.logs, serverBinary, "serve", "--listen-addr", s.addr, "--data-dir", s.dir)
+	}, &s.logs, serverBinary, append([]string{"serve", "--listen-addr", s.addr}, s.store...)...)
 }
 
 // up returns what is closed once the present server, or the next one when that

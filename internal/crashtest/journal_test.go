@@ -16,6 +16,8 @@ type creation struct {
 	named  flowfabric.ExecutionID // the identifier asked for, if any
 	acked  []flowfabric.ExecutionID
 	tries  int
+	// refused counts the tries that certainly had no effect.
+	refused int
 }
 
 // serialTag is the tag by which an execution tells its creation.
@@ -26,6 +28,10 @@ func serialText(serial int) string { return strconv.Itoa(serial) }
 // journal keeps what was acknowledged.
 type journal struct {
 	t *testing.T
+	// lossy says that the store may lose what it has acknowledged.
+	lossy bool
+	// tolerated is a refusal that the test brings about.
+	tolerated flowfabric.Code
 
 	mu        sync.Mutex
 	creations []*creation
@@ -113,10 +119,17 @@ func (j *journal) asked(c *creation, r flowfabric.CreateExecutionResult, err err
 		if r.Outcome == flowfabric.OutcomeDuplicate && c.key == "" && c.named == "" {
 			j.t.Errorf("creation %d is a duplicate of nothing", c.serial)
 		}
+	case j.tolerates(err):
+		c.refused++
 	case !unanswered(err):
 		j.t.Errorf("creation %d refused: %v", c.serial, err)
 	}
 	return err == nil
+}
+
+// tolerates reports that a refusal is one that the test brings about.
+func (j *journal) tolerates(err error) bool {
+	return j.tolerated != "" && flowfabric.CodeOf(err) == j.tolerated
 }
 
 // unanswered reports that the outcome of a failed call is unknown.

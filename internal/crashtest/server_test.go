@@ -291,7 +291,7 @@ func (l *load) cancel() {
 		}
 	case flowfabric.CodeExecutionNotFound, flowfabric.CodeExecutionNotActive:
 	default:
-		if !unanswered(err) {
+		if !unanswered(err) && !l.journal.tolerates(err) {
 			l.t.Errorf("cancel: %v", err)
 		}
 	}
@@ -311,7 +311,7 @@ func (l *load) replay() {
 			l.journal.hasReplayed(id)
 			return
 		}
-		if !unanswered(err) {
+		if !unanswered(err) && !l.journal.tolerates(err) {
 			l.replayRefused(id, err)
 			return
 		}

@@ -98,7 +98,8 @@ redis.register_function('ff_issue_claim_grant', function(keys, a)
     return reply(not_eligible(r))
   end
   refused = write_grant(r, kind, {
-    id = a[7], worker = a[3], instance = a[4], caps = a[5], digest = a[6], ttl = a[8], route = a[9], adm = a[10], refs = a[11], issuer = a[12],
+    id = a[7], worker = a[3], instance = a[4], caps = a[5], digest = a[6], ttl = a[8],
+    route = a[9], adm = a[10], refs = a[11], issuer = a[12],
   }, at)
   if refused then
     return reply(refused)
@@ -268,6 +269,9 @@ local function take(r, kind, c, at)
   end
   clear_loss(r)
   clear_block(r)
+  if f.le_l or f.pl or f.slot or f.admission_refs or f.replays or f.failure_reason or f.flow_id then
+    set_flag(r, 'o')
+  end
   set_state(r, 'Ar')
   if kind == 'c' then
     lease_event(r, 'acquired', at, REASON[c.issuer], f.lease_expires_at)
@@ -448,7 +452,8 @@ redis.register_function('ff_grant_and_claim', function(keys, a)
   end
   local done
   done, refused = grant_and_claim(r, a[2], {
-    worker = a[3], instance = a[4], caps = a[5], digest = a[6], lease = a[7], attempt = a[8], ttl = a[9], issuer = a[11], route = a[12], adm = a[13],
+    worker = a[3], instance = a[4], caps = a[5], digest = a[6], lease = a[7], attempt = a[8],
+    ttl = a[9], issuer = a[11], route = a[12], adm = a[13],
   }, a[10] == '1', at, a[14])
   if not done then
     return reply(refused)

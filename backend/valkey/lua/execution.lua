@@ -25,6 +25,9 @@ local function write_core(tag, a, i, public, state, created, delay_until, deadli
     end
     redis.call('HSET', exec_key(tag, e, 'tags'), unpack(list))
   end
+  if a[i + 11] ~= '' then
+    flags = flags .. 'o'
+  end
   local more = {
     'flags', flags, 'priority', a[i + 6] ~= '0' and a[i + 6] or '', 'delay_until', delay_until, 'deadline', deadline,
     'to', a[i + 10], 'ret', a[i + 11], 'mrc', a[i + 12],
@@ -39,7 +42,7 @@ local function write_core(tag, a, i, public, state, created, delay_until, deadli
 end
 
 -- create makes one execution. i is the index of its first argument.
-local function create(tag, a, i, at)
+local function create(tag, a, i, at, created)
   local e, lane, namespace, bk, caps, def = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5]
   local closed = a[i + 13]
   local def_key = exec_key(tag, e, 'def')
@@ -54,7 +57,6 @@ local function create(tag, a, i, at)
     return 'd' .. redis.call('GETRANGE', def_key, 0, 63)
   end
   local priority, delay_until, deadline, deadline_ms = a[i + 6], a[i + 7], a[i + 8], a[i + 9]
-  local created = S(at)
   local state, public = 'Wf', 'waiting'
   local delayed = delay_until ~= '' and tonumber(delay_until) > at
   if delayed then
@@ -98,10 +100,10 @@ end
 -- Returns per item 'c<public_state>', 'd<digest of the first>' or '!refusal'.
 redis.register_function('ff_create_execution', function(keys, a)
   local tag = enter(keys)
-  local at = now()
+  local at, created = now()
   local out = {}
   for i = 1, #a, 15 do
-    out[#out + 1] = create(tag, a, i, at)
+    out[#out + 1] = create(tag, a, i, at, created)
   end
   return out
 end)
@@ -174,34 +176,41 @@ end
 -- complete ends one execution with success. The plain case, a valid lease of the
 -- holder and nothing held elsewhere, reads what matters at once and writes once;
 -- what the release leaves behind of the lease is not shown any more.
-local function complete(tag, a, i, at)
+local function complete(tag, a, i, at, when)
   local e = a[i]
   local core = exec_key(tag, e, 'core')
-  local v = redis.call('HMGET', core, 'st', 'lease_expires_at', 'lease_id', 'epoch', 'current_attempt_id', 'attempts', 'lane_id', 'namespace',
-    'worker', 'worker_instance', 'flags', 'flow_id', 'ret', 'replays', 'failure_reason', 'slot', 'admission_refs', 'le_l', 'pl', 'grant', 'public_state')
-  local lane, namespace, worker, instance = v[7], v[8], v[9], v[10]
-  if v[1] ~= 'Ar' or v[3] ~= a[i + 1] or v[4] ~= a[i + 2] or v[5] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[2]) <= at or
-    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[6] - 1) or v[11] or v[15] or v[16] or v[17] or v[18] or v[19] or v[20] or v[21] ~= 'active' or
-    namespace == '@' or worker == '@' or instance == '@' then
+  local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'current_attempt_id', 'lease_id', 'epoch',
+    'lease_expires_at', 'worker', 'worker_instance', 'flags')
+  local lane, namespace, worker, instance = v[3], v[4], v[10], v[11]
+  if v[2] ~= 'Ar' or v[7] ~= a[i + 1] or v[8] ~= a[i + 2] or v[6] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[9]) <= at or
+    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[5] - 1) or v[1] ~= 'active' or (v[12] and v[12] ~= 'o') then
     return complete_slowly(tag, a, i, at)
   end
-  local when = S(at)
-  redis.call('HSET', core, 'public_state', 'completed', 'st', 'cT', 'completed_at', when, 'le', 'c:l:' .. v[4] .. ':', 'ae', 's')
+  local flow, keep, replays = '', MS_DAY, '0'
+  if v[12] then
+    local o = redis.call('HMGET', core, 'flow_id', 'ret', 'replays', 'failure_reason', 'slot', 'admission_refs', 'le_l', 'pl')
+    if o[4] or o[5] or o[6] or o[7] or o[8] then
+      return complete_slowly(tag, a, i, at)
+    end
+    flow, keep, replays = o[1] or '', o[2] or MS_DAY, o[3] or '0'
+  end
+  redis.call('HSET', core, 'public_state', 'completed', 'st', 'cT', 'completed_at', when, 'le', 'c:l:' .. v[8] .. ':', 'ae', 's')
   local size = ''
   if a[i + 6] == '1' then
     local result = a[i + 7]
     size = #result - string.find(result, '\n', 1, true)
     redis.call('SET', exec_key(tag, e, 'result'), result)
   end
-  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', at + (v[13] or MS_DAY), e)
+  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', at + keep, e)
   redis.call('HDEL', lane_key(tag, lane, 'active'), e)
-  local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[12] or '') .. '\n' .. when .. '\n' .. (v[6] - 1) .. '\n' .. v[5] .. '\n\n'
+  local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' ..
+    (v[5] - 1) .. '\n' .. v[6] .. '\n\n'
   if leases_on then
-    redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
-      'released' .. about .. v[3] .. '\n' .. v[4] .. '\n' .. worker .. '\n' .. instance .. '\n\n\n\n\n\n\ncompleted')
+    feed_event(tag, 'leases', 'released' .. about .. v[7] .. '\n' .. v[8] .. '\n' .. worker .. '\n' .. instance ..
+      '\n\n\n\n\n\n\ncompleted')
   end
-  local completed = 'completed' .. about .. 'success\n' .. (v[14] or '0') .. '\ncomplete\n' .. size .. '\n\n'
-  redis.call('XADD', 'ff:feed:' .. tag .. ':completions', 'MAXLEN', '~', '10000', '0-*', 'v', completed)
+  local completed = 'completed' .. about .. 'success\n' .. replays .. '\ncomplete\n' .. size .. '\n\n'
+  feed_event(tag, 'completions', completed)
   redis.call('SPUBLISH', 'ff:done:' .. tag, completed)
   return 'ok'
 end
@@ -213,13 +222,10 @@ end
 -- Returns per item 'ok', 'replayed' or '!refusal'.
 redis.register_function('ff_complete_execution', function(keys, a)
   local tag = enter(keys)
-  local at = now()
+  local at, when = now()
   local out = {}
   for i = 1, #a, 8 do
-    out[#out + 1] = complete(tag, a, i, at)
-  end
-  if leases_on then
-    redis.call('SPUBLISH', 'ff:feed:' .. tag, 'leases')
+    out[#out + 1] = complete(tag, a, i, at, when)
   end
   return out
 end)

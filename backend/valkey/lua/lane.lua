@@ -282,15 +282,15 @@ end }
 --      want them: offered ones in a disabled lane, blocked ones in another.
 redis.register_function{ function_name = 'ff_stray_lanes', flags = { 'no-writes' }, callback = function(keys, a)
   local lanes, last = listed_lanes(a)
-  local disabled = {}
+  local shut = {}
   for _, lane in ipairs(lanes) do
-    disabled[lane] = true
+    shut[lane] = true
   end
   return each_partition(keys, a, last, function(tag)
     local out = {}
     for _, lane in ipairs(redis.call('SMEMBERS', 'ff:idx:' .. tag .. ':lanes')) do
       local n = 0
-      if disabled[lane] then
+      if shut[lane] then
         for _, bk in ipairs((bucket_names(tag, lane))) do
           n = n + offered_in(tag, lane, bk)
         end

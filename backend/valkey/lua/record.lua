@@ -308,8 +308,8 @@ local function completion(r, cause, at, size)
   if outcome == 'failed' or outcome == 'expired' then
     category, reason = get(r, 'failure_category') or '', cut(get(r, 'failure_reason') or '', 1024)
   end
-  local v = envelope(r, 'completed', at) .. '\n' .. outcome .. '\n' .. (f.replays or '0') .. '\n' .. cause .. '\n' .. (size or '') .. '\n' ..
-    category .. '\n' .. reason
+  local v = envelope(r, 'completed', at) .. '\n' .. outcome .. '\n' .. (f.replays or '0') .. '\n' .. cause .. '\n' ..
+    (size or '') .. '\n' .. category .. '\n' .. reason
   add_event(r, 'completions', v)
   r.settled = v
 end
@@ -383,6 +383,16 @@ local function check(r)
   return nil
 end
 
+-- feed_event appends an event to a feed. Every hundredth trims it: a trim at each would
+-- cost as much as the event.
+local function feed_event(tag, feed, v)
+  local key = 'ff:feed:' .. tag .. ':' .. feed
+  local id = redis.call('XADD', key, '0-*', 'v', v)
+  if string.sub(id, -2) == '00' then
+    redis.call('XTRIM', key, 'MAXLEN', '~', '10000')
+  end
+end
+
 -- append writes the events that were noted.
 local function append(r)
   if not r.ev then
@@ -390,10 +400,10 @@ local function append(r)
   end
   local leases
   for i = 1, #r.ev, 2 do
-    redis.call('XADD', 'ff:feed:' .. r.tag .. ':' .. r.ev[i], 'MAXLEN', '~', 10000, '0-*', 'v', r.ev[i + 1])
+    feed_event(r.tag, r.ev[i], r.ev[i + 1])
     leases = leases or r.ev[i] == 'leases'
   end
-  if leases then
+  if leases and not r.settled then
     redis.call('SPUBLISH', 'ff:feed:' .. r.tag, 'leases')
   end
 end
@@ -442,7 +452,7 @@ local function save(r, at)
   if r.offered and to.offered then
     local namespace, caps = get(r, 'namespace'), requirement(r)
     wake(r.tag, f.lane_id, namespace, caps, to.score)
-    r.offer = f.lane_id .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%.0f', to.score)
+    r.offer = f.lane_id .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%d', to.score)
   end
   if r.settled then
     redis.call('SPUBLISH', 'ff:done:' .. r.tag, r.settled)

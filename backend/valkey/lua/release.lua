@@ -2,8 +2,6 @@
 -- section 6, the end of leases, attempts and executions, and what follows a
 -- failed attempt.
 
-local RECEIPT_OP = { c = 'complete', f = 'fail', x = 'cancel', d = 'delay', w = 'waiting_children', e = 'expire', m = 'reclaim_cap' }
-
 -- shown_attempt is the attempt id as the record shows it: none while a new
 -- attempt is pending.
 local function shown_attempt(r)
@@ -113,7 +111,6 @@ local function live(r)
 end
 
 local ATTEMPT_TYPE = { r = 'retry', c = 'reclaim', p = 'replay', b = 'fallback' }
-local PAUSE = { d = 'worker_delay', c = 'waiting_children', s = 'suspension' }
 
 -- describe_attempt is the current attempt as JSON, without what Go derives from
 -- the definition. ended: {state, at, reason, category, override}.

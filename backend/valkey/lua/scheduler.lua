@@ -42,16 +42,17 @@ local function candidates(tag, lane, buckets, n, bound)
 end
 
 -- claim_first claims an execution that has never been claimed, the plain case of
--- every claim: one read, one write. It returns nil where it is something else.
-local function claim_first(tag, lane, e, c, at)
+-- every claim: one read, one write. It returns its task as text, eleven lines, or
+-- nil where it is something else.
+local function claim_first(tag, lane, e, c, at, when)
   local core = exec_key(tag, e, 'core')
   local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts', 'public_state')
   local namespace = v[2]
   if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' or v[9] ~= 'waiting' then
     return nil
   end
-  local when, ends = S(at), at + c.ttl
-  local expires, due, attempt_due = S(ends), ends, ''
+  local due, attempt_due = c.ends, ''
+  local expires = c.expires
   if v[4] then
     attempt_due = at + v[4]
     due = sooner(due, attempt_due)
@@ -69,20 +70,19 @@ local function claim_first(tag, lane, e, c, at)
   redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due, e)
   redis.call('HSET', lane_key(tag, lane, 'active'), e, c.instance)
   if leases_on then
-    redis.call('XADD', 'ff:feed:' .. tag .. ':leases', 'MAXLEN', '~', '10000', '0-*', 'v',
-      'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when .. '\n0\n' .. c.attempt .. '\n\n' ..
-      c.lease .. '\n1\n' .. c.worker .. '\n' .. c.instance .. '\n' .. expires .. '\n\n\n\n\n\n' .. REASON[c.issuer])
+    feed_event(tag, 'leases', 'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when ..
+      '\n0\n' .. c.attempt .. '\n\n' .. c.lease .. '\n1\n' .. c.worker .. '\n' .. c.instance .. '\n' .. expires ..
+      '\n\n\n\n\n\n' .. REASON[c.issuer])
   end
-  return {
-    when, e, '0', c.attempt, '', 'c', c.lease, '1', expires, attempt_due, v[5] or '', '0', '0', v[6] or '', namespace, '', '',
-    c.instance, '', redis.call('GET', exec_key(tag, e, 'def')) or '', '0',
-  }
+  return when .. '\n' .. e .. '\n' .. c.attempt .. '\n' .. c.lease .. '\n' .. expires .. '\n' .. attempt_due .. '\n' ..
+    (v[5] or '') .. '\n' .. (v[6] or '') .. '\n' .. namespace .. '\n' .. c.instance .. '\n' ..
+    (redis.call('GET', exec_key(tag, e, 'def')) or '')
 end
 
 -- claim_one claims one member that was taken out of its bucket. It returns a
 -- task, or nothing where the claim is refused.
-local function claim_one(tag, lane, e, c, at)
-  local done = claim_first(tag, lane, e, c, at)
+local function claim_one(tag, lane, e, c, at, when)
+  local done = claim_first(tag, lane, e, c, at, when)
   if done then
     return done
   end
@@ -137,10 +137,12 @@ end
 -- Returns {now, taken out, next head}: how many members left the buckets, and the
 --      score of the best one that stays; '' when none does, 'look' when besides
 --      there are buckets that were not named; then the tasks (as
---      ff_claim_granted) or grants {e, grant_id, expires_at, kind, namespace}.
+--      ff_claim_granted, or of a first claim as text: now, e, attempt id, lease_id,
+--      expires_at, attempt due, deadline, flow, namespace, instance, a line each, and
+--      def) or grants {e, grant_id, expires_at, kind, namespace}.
 redis.register_function('ff_claim_next', function(keys, a)
   local tag = enter(keys)
-  local at = now()
+  local at, when = now()
   local lane, mode, n, bound, nb = a[1], a[8], tonumber(a[9]), N(a[10]), tonumber(a[11])
   local buckets = {}
   for i = 1, nb do
@@ -148,12 +150,14 @@ redis.register_function('ff_claim_next', function(keys, a)
   end
   local base = 11 + nb
   local stride = (#a - base) / n
-  local out = { S(at), '0', '' }
+  local out = { when, '0', '' }
   local c = {
     worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7], route = '', adm = '', refs = '',
   }
   if mode == 'c' and stride == 2 and #a[2] <= 64 and #a[3] <= 64 and string.byte(a[2]) ~= 64 and string.byte(a[3]) ~= 64 then
     c.more = {}
+    c.ends = at + a[6]
+    c.expires = S(c.ends)
     if a[5] ~= '' then
       c.more = { 'ch', a[5] }
     end
@@ -172,7 +176,7 @@ redis.register_function('ff_claim_next', function(keys, a)
       c.lease, c.attempt, c.id, c.slot = a[k + 1], a[k + 2], a[k + 1], stride == 3 and given(a[k + 3]) or nil
       local done
       if mode == 'c' then
-        done = claim_one(tag, lane, e, c, at)
+        done = claim_one(tag, lane, e, c, at, when)
       else
         done = grant_one(tag, e, c, at)
       end
@@ -193,7 +197,7 @@ redis.register_function('ff_claim_next', function(keys, a)
     end
   end
   if best then
-    out[3] = string.format('%.0f', best)
+    out[3] = string.format('%d', best)
   else
     redis.call('SET', lane_key(tag, lane, 'armed'), '1')
     -- What entered other buckets before was heard of by nobody.
@@ -225,7 +229,7 @@ local function peek(tag, lane, arm, depth)
       if #heads > 0 then
         local list = {}
         for k = 1, #heads, 2 do
-          list[#list + 1] = string.format('%.0f', tonumber(heads[k + 1])) .. ' ' .. heads[k]
+          list[#list + 1] = string.format('%d', tonumber(heads[k + 1])) .. ' ' .. heads[k]
         end
         out[#out + 1] = bk
         out[#out + 1] = flat[i + 1]

@@ -17,11 +17,12 @@ import (
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/backend/remote"
+	"github.com/flowfabric/flowfabric/backend/valkey"
 	"github.com/flowfabric/flowfabric/internal/crashtest"
 )
 
 func main() {
-	server := flag.String("server", "", "URL of the server")
+	server := flag.String("server", "", "URL of the server, or of a Valkey store")
 	instance := flag.String("instance", "", "name of this process")
 	tasks := flag.Int("tasks", 4, "tasks at a time")
 	leaseTTL := flag.Duration("lease-ttl", time.Second, "lease TTL")
@@ -40,7 +41,7 @@ func run(server string, instance flowfabric.WorkerInstanceID, tasks int, leaseTT
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	backend, err := remote.Open(ctx, server)
+	backend, err := open(ctx, server)
 	if err != nil {
 		return err
 	}
@@ -67,6 +68,19 @@ func run(server string, instance flowfabric.WorkerInstanceID, tasks int, leaseTT
 	}
 	says.report(crashtest.Report{Op: crashtest.OpStopped})
 	return nil
+}
+
+// open connects to a server, or to the store itself.
+func open(ctx context.Context, url string) (flowfabric.Backend, error) {
+	if !valkey.IsURL(url) {
+		return remote.Open(ctx, url)
+	}
+	config, err := valkey.Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	config.Role = valkey.RoleWorker
+	return valkey.Open(ctx, config)
 }
 
 // newWorker begins anew when the store is out of reach, as whoever supervises a

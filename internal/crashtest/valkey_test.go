@@ -1,0 +1,184 @@
+package crashtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/backend/valkey"
+	"github.com/flowfabric/flowfabric/internal/valkeytest"
+)
+
+// valkeyLoad is load on a Valkey store: clients and workers by way of a server
+// and others that use the store directly.
+type valkeyLoad struct {
+	t       *testing.T
+	url     string // of the store
+	journal *journal
+	server  *station
+	acts    []Act
+	maxWork int
+
+	stop    chan struct{}
+	clients sync.WaitGroup
+	hands   []*hand
+}
+
+var plainActs = []Act{ActComplete, ActComplete, ActComplete, ActFail, ActRetry, ActDelay, ActLate}
+
+// startValkeyLoad starts a server on the store, and the load.
+func startValkeyLoad(t *testing.T, url string, j *journal, acts []Act) *valkeyLoad {
+	t.Helper()
+	l := &valkeyLoad{t: t, url: url, journal: j, acts: acts, maxWork: 20, stop: make(chan struct{})}
+	l.server = newStationOn(t, "--backend", url)
+	l.server.start()
+	flags := []string{"-lease-ttl", leaseTTL.String(), "-claim-wait", "200ms", "-tasks", "8"}
+	for name, place := range map[string]string{"remote": l.server.url(), "direct": url} {
+		crew := newCrew(t, place, name, j, flags...)
+		for range 2 {
+			l.hands = append(l.hands, crew.hire())
+		}
+	}
+	for _, h := range l.hands {
+		h.awaitReady(t)
+	}
+	for n := range 4 {
+		var b flowfabric.Backend
+		if n%2 == 0 {
+			b = l.server.connect()
+		} else {
+			b = l.direct()
+		}
+		c := &load{t: t, journal: j, station: l.server, backend: b, stop: l.stop, limit: 100, acts: acts, maxWork: l.maxWork, slow: 25}
+		l.clients.Go(c.run)
+	}
+	return l
+}
+
+// direct opens the store as a worker does.
+func (l *valkeyLoad) direct() *valkey.Backend { return openDirect(l.t, l.url) }
+
+func openDirect(t *testing.T, url string) *valkey.Backend {
+	t.Helper()
+	config, err := valkey.Parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Role = valkey.RoleWorker
+	b, err := valkey.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return b
+}
+
+// finish ends the load and wants everything ended, once, and the indexes clean.
+func (l *valkeyLoad) finish() *auditor {
+	l.t.Helper()
+	last := time.Now()
+	close(l.stop)
+	l.clients.Wait()
+	b := l.server.connect()
+	awaitDrained(l.t, b, leaseTTL+longestDelay+settling)
+	l.t.Logf("%s after the last mishap", time.Since(last).Round(time.Millisecond))
+	for _, h := range l.hands {
+		h.dismiss(l.t)
+	}
+	a := audit(l.t, b, l.journal)
+	l.server.end()
+	l.t.Log(a.summary())
+	return a
+}
+
+// TestValkeyKilledUnderLoad kills Valkey and starts it again on its append-only
+// file. With appendfsync always nothing that was acknowledged is lost; with
+// everysec what is left is a state that was, and everything in it ends.
+func TestValkeyKilledUnderLoad(t *testing.T) {
+	for _, fsync := range []string{"always", "everysec"} {
+		t.Run(fsync, func(t *testing.T) {
+			v := valkeytest.Start(t, valkeytest.Options{Args: []string{"--appendonly", "yes", "--appendfsync", fsync}})
+			j, acts, times := newJournal(t), plainActs, 10
+			if fsync == "everysec" {
+				j.lossy, acts, times = true, []Act{ActComplete, ActRetry, ActDelay}, 4
+			}
+			if testing.Short() {
+				times = 2
+			}
+			l := startValkeyLoad(t, "valkey://"+v.Addr(), j, acts)
+			for range times {
+				j.awaitAcks(1+rand.IntN(200), time.Duration(100+rand.IntN(400))*time.Millisecond)
+				v.Kill()
+				elapse(60 * time.Millisecond)
+				v.Restart()
+			}
+			l.finish()
+		})
+	}
+}
+
+// clusterURL is the URL of a cluster.
+func clusterURL(c *valkeytest.Cluster, options string) string {
+	return "valkey://" + strings.Join(c.Addrs(), ",") + "?cluster=true" + options
+}
+
+// TestPrimaryKilledUnderLoad kills primaries of a cluster, one after the other.
+// Their replicas take over, and the killed come back as replicas. Whatever a
+// replica had confirmed is still there.
+func TestPrimaryKilledUnderLoad(t *testing.T) {
+	c := valkeytest.StartCluster(t, 3, 1, valkeytest.Options{NodeTimeout: time.Second})
+	times := 20
+	if testing.Short() {
+		times = 2
+	}
+	j := newJournal(t)
+	l := startValkeyLoad(t, clusterURL(c, "&durability=replicated:1:200ms"), j, plainActs)
+	began := time.Now()
+	for range times {
+		j.awaitAcks(1+rand.IntN(100), time.Duration(100+rand.IntN(400))*time.Millisecond)
+		killed := c.KillPrimary(rand.IntN(3))
+		if err := c.WaitOK(patience); err != nil {
+			t.Fatal(err)
+		}
+		killed.Restart()
+		if err := c.WaitOK(patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d primaries killed in %s", times, time.Since(began).Round(time.Millisecond))
+	l.finish()
+}
+
+// TestSlotsMovedUnderLoad moves partitions from one primary to another, keys
+// included, while they are used.
+func TestSlotsMovedUnderLoad(t *testing.T) {
+	c := valkeytest.StartCluster(t, 3, 0, valkeytest.Options{})
+	j := newJournal(t)
+	l := startValkeyLoad(t, clusterURL(c, ""), j, plainActs)
+	times := 40
+	if testing.Short() {
+		times = 5
+	}
+	primaries, moved := c.Primaries(), 0
+	began := time.Now()
+	for range times {
+		slot := c.Slot(fmt.Sprintf("ff:{fp:%d}", rand.IntN(flowfabric.DefaultPartitionConfig().NumFlowPartitions)))
+		from, to := c.Owner(slot), primaries[rand.IntN(3)]
+		if from == to {
+			continue
+		}
+		j.awaitAcks(1+rand.IntN(20), 50*time.Millisecond)
+		c.MoveSlots(from, to, slot)
+		moved++
+	}
+	t.Logf("%d slots moved in %s", moved, time.Since(began).Round(time.Millisecond))
+	l.finish()
+}
