@@ -41,9 +41,10 @@ func commandsOf(t testing.TB, server *valkeytest.Server, do func()) string {
 }
 
 // Chapter 07, scenario 32: the commands of each operation, as table 7.1 has them.
-// Ours, with the leases feed on, execute an XADD and an SPUBLISH for each feed with
-// news in addition. A claim looks at what it leaves, for the map of the claimer
-// (ZRANGE), and where that is nothing arms (SET, HLEN).
+// Ours, with the leases feed on, execute in addition an XADD for each event, and an
+// SPUBLISH for each ending and for what a call leaves else in the leases feed. A
+// claim looks at what it leaves, for the map of the claimer (ZRANGE), and where that
+// is nothing arms (SET, HLEN).
 func TestScenario32Commands(t *testing.T) {
 	at := onServer(t)
 	p := joinParty(t, at, partitions(1), func(c *Config) { c.Feeds = []flowfabric.Feed{flowfabric.FeedLeases} })
@@ -86,16 +87,16 @@ func TestScenario32Commands(t *testing.T) {
 		{"renew", func() { p.renew(tasks[0]) }, "fcall 1, hmget 1, hset 1, time 1"},
 		{"renew, batch of 16", func() { p.renew(tasks[:16]...) }, "fcall 1, hmget 16, hset 16, time 1"},
 		{"complete", func() { p.complete(tasks[0], nil); tasks = tasks[1:] },
-			"fcall 1, hdel 1, hmget 1, hset 1, spublish 2, time 1, xadd 2, zadd 1"},
+			"fcall 1, hdel 1, hmget 1, hset 1, spublish 1, time 1, xadd 2, zadd 1"},
 		{"complete with a result", func() { p.completeAll(completions(1)...) },
-			"fcall 1, hdel 1, hmget 1, hset 1, set 1, spublish 2, time 1, xadd 2, zadd 1"},
+			"fcall 1, hdel 1, hmget 1, hset 1, set 1, spublish 1, time 1, xadd 2, zadd 1"},
 		{"complete with results, batch of 14", func() { p.completeAll(completions(14)...) },
-			"fcall 1, hdel 14, hmget 14, hset 14, set 14, spublish 15, time 1, xadd 28, zadd 14"},
+			"fcall 1, hdel 14, hmget 14, hset 14, set 14, spublish 14, time 1, xadd 28, zadd 14"},
 		{"fail, nothing follows", func() {
 			_, err := p.FailExecution(t.Context(), flowfabric.FailExecutionArgs{ExecutionID: tasks[0].ExecutionID, Fence: tasks[0].Fence, Reason: "r", Category: "permanent"})
 			p.ok(err)
 			tasks = tasks[1:]
-		}, "fcall 1, getrange 2, hdel 1, hgetall 1, hset 1, spublish 2, time 1, xadd 2, zadd 1"},
+		}, "fcall 1, getrange 2, hdel 1, hgetall 1, hset 1, spublish 1, time 1, xadd 2, zadd 1"},
 		{"describe, active", func() { _, err := p.DescribeExecution(t.Context(), tasks[0].ExecutionID); p.ok(err) }, "fcall_ro 1, getrange 1, hgetall 1, hmget 1, time 1"},
 		{"state", func() { _, err := p.GetExecutionState(t.Context(), tasks[0].ExecutionID); p.ok(err) }, "hmget 1"},
 		{"revoke", func() {
@@ -105,13 +106,13 @@ func TestScenario32Commands(t *testing.T) {
 		{"cancel", func() {
 			_, err := p.CancelExecution(t.Context(), flowfabric.CancelExecutionArgs{ExecutionID: tasks[0].ExecutionID, Source: flowfabric.SourceOperatorOverride})
 			p.ok(err)
-		}, "fcall 1, hdel 2, hgetall 1, hset 1, spublish 2, time 1, xadd 2, zadd 1, zrem 1"},
+		}, "fcall 1, hdel 2, hgetall 1, hset 1, spublish 1, time 1, xadd 2, zadd 1, zrem 1"},
 		{"replay", func() {
 			_, err := p.ReplayExecution(t.Context(), flowfabric.ReplayExecutionArgs{ExecutionID: tasks[0].ExecutionID})
 			p.ok(err)
 		}, "del 1, fcall 1, getrange 2, hdel 1, hexists 1, hgetall 1, hset 2, time 1, unlink 1, zadd 2"},
 		{"grant", func() {
-			got, err := p.ClaimForWorker(t.Context(), flowfabric.ClaimForWorkerArgs{WorkerID: "w", WorkerInstanceID: "i", Lanes: []flowfabric.LaneID{partyLane}, GrantTTLMs: 60_000})
+			got, err := p.ClaimForWorker(t.Context(), flowfabric.ClaimForWorkerArgs{WorkerID: "worker-1", WorkerInstanceID: "worker-1-7f3a9c", Lanes: []flowfabric.LaneID{partyLane}, GrantTTLMs: 60_000})
 			p.ok(err)
 			if got.Grant == nil {
 				t.Error("nothing is granted")
@@ -221,11 +222,12 @@ func (c *costs) round(b *testing.B) {
 	part := func(i int) uint16 { return uint16(i / 16 % parts) }
 	c.of("empty", lives, slices.Repeat([]request{{fn: "ff_test_empty", tag: "{fp:1}"}}, lives))
 	c.of("create", lives, batches(fnCreate, part, func(i int) []string {
-		made, err := c.s.prepare(b.Context(), job{part: part(i), payload: 200}.args())
+		var lane laneView
+		made, err := c.s.prepare(b.Context(), job{part: part(i), payload: 200}.args(), &lane)
 		if err != nil {
 			b.Fatal(err)
 		}
-		args, err := createArgs(&made)
+		args, err := appendCreate(nil, &made)
 		if err != nil {
 			b.Fatal(err)
 		}
