@@ -30,6 +30,11 @@ type Harness struct {
 	// Clock is the store's clock, moved by the suite; nil where the store runs on
 	// a real clock, and then the scenarios that need time to pass are skipped.
 	Clock *Clock
+	// Partitioned tells that the store keeps orders and buckets for each partition:
+	// a batch of claims is shared out among lanes and namespaces before it is taken,
+	// and a route label holds where it was set. The random operations then keep to
+	// one partition and take one execution at a time.
+	Partitioned bool
 	// Remote tells that a server stands between Backend and Store: it shows
 	// snapshots instead of records, no policies, and learns with a delay of a
 	// client that has gone away.

@@ -82,6 +82,7 @@ type randomRun struct {
 	serial int
 	ticked flowfabric.Millis
 	gone   map[flowfabric.ExecutionID]bool // purged at least once
+	parted bool                            // Harness.Partitioned
 }
 
 func newRandomRun(rt *rapid.T, ctx context.Context, h Harness) *randomRun {
@@ -91,7 +92,7 @@ func newRandomRun(rt *rapid.T, ctx context.Context, h Harness) *randomRun {
 	}
 	ref := model.New(model.Config{Clock: h.Clock.NowMillis, Partitions: parts})
 	r := &randomRun{
-		rt: rt, ctx: ctx, clock: h.Clock, gone: make(map[flowfabric.ExecutionID]bool),
+		rt: rt, ctx: ctx, clock: h.Clock, gone: make(map[flowfabric.ExecutionID]bool), parted: h.Partitioned,
 		store: &side{name: "store", Executions: h.Backend, Leases: h.Backend, Claims: h.Backend, Workers: h.Backend, Lanes: h.Backend, up: h.Store},
 		model: &side{name: "model", Executions: ref, Leases: ref, Claims: ref, Workers: ref, Lanes: ref, up: ref},
 	}
@@ -242,7 +243,11 @@ func (r *randomRun) create() {
 		IdempotencyKey: pick(r, "key", "", "", "k1", "k2"),
 		Policy:         json.RawMessage(pick(r, "policy", randomPolicies...)),
 	}
-	a.ExecutionID = flowfabric.MakeExecutionID(pick(r, "partition", uint16(1), 2), r.uuid())
+	part := pick(r, "partition", uint16(1), 2)
+	if r.parted {
+		part = 1
+	}
+	a.ExecutionID = flowfabric.MakeExecutionID(part, r.uuid())
 	if len(r.ids) > 0 && rapid.IntRange(0, 9).Draw(r.rt, "same id") == 0 {
 		a.ExecutionID = r.id()
 	}
@@ -364,6 +369,9 @@ func (r *randomRun) schedule() {
 	a := flowfabric.ClaimCandidatesArgs{
 		WorkerID: w.id, WorkerInstanceID: w.instance, Lanes: []flowfabric.LaneID{"side", testLane}, Capabilities: caps, Namespace: flowfabric.AnyNamespace,
 		Max: rapid.IntRange(1, 3).Draw(r.rt, "max"), GrantTTLMs: 1000, Picker: bestHead{},
+	}
+	if r.parted {
+		a.Max = 1
 	}
 	_, _ = both(r, "schedule", func(s *side) (flowfabric.ClaimCandidatesResult, error) {
 		got, err := s.up.ClaimCandidates(r.ctx, a)

@@ -448,7 +448,8 @@ func misconfigured(addr, setting, found, needed string) error {
 		With("setting", setting).With("found", found).With("required", needed)
 }
 
-// UsedMemory returns how many bytes all primaries together occupy.
+// UsedMemory returns how many bytes all primaries together occupy, -1 where one
+// does not tell.
 func (s *Store) UsedMemory(ctx context.Context) (int64, error) {
 	var total int64
 	for _, n := range s.nodes.primaries() {

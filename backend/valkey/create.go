@@ -349,7 +349,7 @@ func (s *Store) created(it *batchItem, p *rules.Prepared) (res flowfabric.Create
 // work, and counts it into the event of its bucket.
 func (s *Store) countOffer(events []flowfabric.WakeEvent, part uint16, c *creation) []flowfabric.WakeEvent {
 	x := &c.prepared.State.Exec
-	s.ready.note(x.LaneID, part, x.Namespace, c.caps, int64(s.Now())-int64(x.Priority)*priorityStep)
+	s.ready.note(x.LaneID, x.Namespace, c.caps, offerPlace{int64(s.Now()) - int64(x.Priority)*priorityStep, part, uuidOf(x.ExecutionID)})
 	for i := range events {
 		e := &events[i]
 		if e.LaneID == x.LaneID && e.Namespace == x.Namespace && slices.Equal(e.Required, x.RequiredCapabilities) {

@@ -17,7 +17,9 @@ import (
 const defaultDurabilityTimeout = time.Second
 
 // ParseDurability reads "async", "replicated[:n[:timeout]]" or
-// "fsync[:n[:timeout]]", for example "replicated:2:500ms".
+// "fsync[:n[:timeout]]", for example "replicated:2:500ms". Without them n is 1
+// and 0, the timeout 1 s; what does not parse or is out of range is
+// invalid_input.
 func ParseDurability(text string) (Durability, error) {
 	parts := strings.Split(text, ":")
 	d := Durability{Mode: DurabilityMode(parts[0])}

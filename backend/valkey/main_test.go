@@ -34,7 +34,7 @@ redis.register_function{function_name = 'ff_test_peek', callback = function(keys
   return {redis.call('GET', 'ff:count:' .. string.sub(keys[1], 4)) or '0'}
 end, flags = {'no-writes'}}
 redis.register_function{function_name = 'ff_test_now', callback = function()
-  return {now()}
+  return {(now())}
 end, flags = {'no-writes'}}
 `
 

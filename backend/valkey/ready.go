@@ -66,10 +66,38 @@ type readyBucket struct {
 	byPart    map[uint16]*readyHead
 }
 
+// offerPlace is where a member stands in the order of claimers: by its key, then by
+// the text of its identifier.
+type offerPlace struct {
+	score int64
+	part  uint16
+	e     string // bare UUID
+}
+
+func (a offerPlace) before(b offerPlace) bool {
+	switch {
+	case a.score != b.score:
+		return a.score < b.score
+	case a.part != b.part:
+		return partitionTag(a.part) < partitionTag(b.part)
+	}
+	return a.e < b.e
+}
+
+// compare is before as slices.SortFunc wants it.
+func (a offerPlace) compare(b offerPlace) int {
+	switch {
+	case a.before(b):
+		return -1
+	case b.before(a):
+		return 1
+	}
+	return 0
+}
+
 // readyHead is the best member of a bucket on one partition, as far as is known.
 type readyHead struct {
-	part  uint16
-	score int64
+	offerPlace
 	count int // about how many members there are, at least 1
 	place int
 }
@@ -98,7 +126,8 @@ func (l *readyLane) bucket(name string, ns flowfabric.Namespace, caps string) *r
 
 // note tells of a member that entered a bucket. A lane that nobody here has asked
 // for is not kept.
-func (r *ready) note(lane flowfabric.LaneID, part uint16, ns flowfabric.Namespace, caps string, score int64) {
+func (r *ready) note(lane flowfabric.LaneID, ns flowfabric.Namespace, caps string, at offerPlace) {
+	part := at.part
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.lanes[lane]
@@ -106,7 +135,7 @@ func (r *ready) note(lane flowfabric.LaneID, part uint16, ns flowfabric.Namespac
 		return
 	}
 	l.changes[part]++
-	l.bucket(bucketName(ns, caps), ns, caps).raise(part, score, 1)
+	l.bucket(bucketName(ns, caps), ns, caps).raise(at, 1)
 	r.disarm(l, part)
 }
 
@@ -219,30 +248,30 @@ func (r *ready) deafTo(lane flowfabric.LaneID) []uint16 {
 	return parts
 }
 
-// raise notes that a partition has n more members, the best at score or better.
-func (b *readyBucket) raise(part uint16, score int64, n int) {
-	h := b.byPart[part]
+// raise notes that a partition has n more members, the best at a place or better.
+func (b *readyBucket) raise(at offerPlace, n int) {
+	h := b.byPart[at.part]
 	if h == nil {
-		h = &readyHead{part: part, score: score, count: n}
-		b.byPart[part] = h
+		h = &readyHead{offerPlace: at, count: n}
+		b.byPart[at.part] = h
 		heap.Push(&b.heads, h)
 		return
 	}
 	h.count += n
-	if score < h.score {
-		h.score = score
+	if at.before(h.offerPlace) {
+		h.offerPlace = at
 		heap.Fix(&b.heads, h.place)
 	}
 }
 
 // set notes the head of a partition as a visit found it.
-func (b *readyBucket) set(part uint16, score int64, count int) {
-	h := b.byPart[part]
+func (b *readyBucket) set(at offerPlace, count int) {
+	h := b.byPart[at.part]
 	if h == nil {
-		b.raise(part, score, max(count, 1))
+		b.raise(at, max(count, 1))
 		return
 	}
-	h.score, h.count = score, max(count, 1)
+	h.offerPlace, h.count = at, max(count, 1)
 	heap.Fix(&b.heads, h.place)
 }
 
@@ -319,9 +348,10 @@ func (r *ready) change(lane flowfabric.LaneID, part uint16) uint32 {
 	return r.lane(lane).changes[part]
 }
 
-// visited notes what a claim left in the buckets of a partition: the score of the
+// visited notes what a claim left in the buckets of a partition: the place of the
 // best member that stays, or none. News that came since the claim began stand.
-func (r *ready) visited(lane flowfabric.LaneID, part uint16, since uint32, names []string, left bool, score int64, took int) {
+func (r *ready) visited(lane flowfabric.LaneID, since uint32, names []string, left bool, best offerPlace, took int) {
+	part := best.part
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.lane(lane)
@@ -344,7 +374,7 @@ func (r *ready) visited(lane flowfabric.LaneID, part uint16, since uint32, names
 			if h != nil {
 				n = h.count - took
 			}
-			b.set(part, score, n)
+			b.set(best, n)
 		}
 	}
 	if !left && !stale {
@@ -374,7 +404,7 @@ func (r *ready) saw(lane flowfabric.LaneID, part uint16, since uint32, found []p
 		} else if stale {
 			continue
 		}
-		b.set(part, f.heads[0].score, len(f.heads))
+		b.set(offerPlace{f.heads[0].score, part, f.heads[0].e}, len(f.heads))
 	}
 	if stale {
 		return news
@@ -406,10 +436,7 @@ type headHeap []*readyHead
 
 func (h headHeap) Len() int { return len(h) }
 func (h headHeap) Less(i, j int) bool {
-	if h[i].score != h[j].score {
-		return h[i].score < h[j].score
-	}
-	return h[i].part < h[j].part
+	return h[i].before(h[j].offerPlace)
 }
 func (h headHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]

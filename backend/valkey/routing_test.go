@@ -161,9 +161,9 @@ func (r *routed) claim(part uint16, lane flowfabric.LaneID, ns flowfabric.Namesp
 	r.ok(err)
 	var out []flowfabric.ExecutionID
 	for _, m := range list[3:] {
-		task, err := m.AsStrSlice()
+		task, err := decodeTask("claim_tasks", part, lane, &m)
 		r.ok(err)
-		out = append(out, flowfabric.ExecutionID(r.tag(part)+":"+task[1]))
+		out = append(out, task.ExecutionID)
 	}
 	return out
 }

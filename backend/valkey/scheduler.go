@@ -75,14 +75,13 @@ type claimLane struct {
 // claim on one partition merges.
 type claimGroup struct {
 	lane    *claimLane
-	heads   []partHead // by score
+	heads   []partHead // in order
 	visible flowfabric.Namespace
 }
 
 // partHead is the best of a group on one partition.
 type partHead struct {
-	part    uint16
-	score   int64
+	offerPlace
 	count   int
 	buckets []string
 }
@@ -235,9 +234,7 @@ func (c *claim) groups() []claimGroup {
 		}
 	}
 	for i := range out {
-		slices.SortFunc(out[i].heads, func(x, y partHead) int {
-			return cmp.Or(cmp.Compare(x.score, y.score), cmp.Compare(x.part, y.part))
-		})
+		slices.SortFunc(out[i].heads, func(x, y partHead) int { return x.compare(y.offerPlace) })
 	}
 	return out
 }
@@ -248,11 +245,14 @@ func (g *claimGroup) add(b *readyBucket, want int) {
 	for _, h := range best(b.heads, want+1) {
 		i := slices.IndexFunc(g.heads, func(p partHead) bool { return p.part == h.part })
 		if i < 0 {
-			g.heads = append(g.heads, partHead{part: h.part, score: h.score, count: h.count, buckets: []string{b.name}})
+			g.heads = append(g.heads, partHead{offerPlace: h.offerPlace, count: h.count, buckets: []string{b.name}})
 			continue
 		}
 		p := &g.heads[i]
-		p.score, p.count = min(p.score, h.score), p.count+h.count
+		p.count += h.count
+		if h.before(p.offerPlace) {
+			p.offerPlace = h.offerPlace
+		}
 		if len(p.buckets) < maxBucketsNamed {
 			p.buckets = append(p.buckets, b.name)
 		}
@@ -415,7 +415,8 @@ func (c *claim) shareOut(groups []claimGroup) (shares, order []int) {
 		best := &groups[i].heads[0]
 		priority := c.priorityOf(best.score)
 		heads[i] = flowfabric.Candidate{LaneID: groups[i].lane.id, Namespace: groups[i].visible,
-			Priority: int32(min(priority, flowfabric.MaxPriority)), CreatedAt: flowfabric.Millis(best.score + priority*priorityStep)}
+			Priority: int32(min(priority, flowfabric.MaxPriority)), CreatedAt: flowfabric.Millis(best.score + priority*priorityStep),
+			ID: flowfabric.ExecutionID(c.s.tag(best.part) + ":" + best.e)}
 	}
 	for range want {
 		i := c.a.Picker.Pick(heads)
@@ -531,8 +532,13 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 	}
 	removed := int(list.int(1))
 	next := list.str(2)
-	score, err := strconv.ParseInt(next, 10, 64)
-	left := err == nil
+	key, e, left := strings.Cut(next, " ")
+	best := offerPlace{part: p.head.part, e: e}
+	if left {
+		if best.score, err = strconv.ParseInt(key, 10, 64); err != nil {
+			return badAnswer("ff_claim_next")
+		}
+	}
 	lane := p.group.lane
 	c.seen += max(removed, 1)
 	var first error
@@ -548,7 +554,7 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 			first = err
 		}
 	}
-	c.s.ready.visited(lane.id, p.head.part, p.since, p.head.buckets, left, score, removed)
+	c.s.ready.visited(lane.id, p.since, p.head.buckets, left, best, removed)
 	if next == "look" {
 		c.s.ready.unknown(lane.id, p.head.part)
 	}

@@ -12,7 +12,7 @@ import (
 // need not wait for the message where its own call says it all.
 
 // offered tells that an execution may be claimed. offer is what the library
-// answered: lane, namespace, capabilities and place in the order, a line each;
+// answered: lane, namespace, capabilities, key of the order and UUID, a line each;
 // empty when it may not.
 func (s *Store) offered(id flowfabric.ExecutionID, offer string) {
 	if ev, ok := s.readOffer(id.Partition(), offer); ok {
@@ -24,7 +24,7 @@ func (s *Store) offered(id flowfabric.ExecutionID, offer string) {
 // of it.
 func (s *Store) readOffer(part uint16, offer string) (flowfabric.WakeEvent, bool) {
 	lines := strings.Split(offer, "\n")
-	if len(lines) != 4 {
+	if len(lines) != 5 {
 		return flowfabric.WakeEvent{}, false
 	}
 	score, err := strconv.ParseInt(lines[3], 10, 64)
@@ -33,7 +33,7 @@ func (s *Store) readOffer(part uint16, offer string) (flowfabric.WakeEvent, bool
 	}
 	ev := flowfabric.WakeEvent{Kind: flowfabric.WakeEligible, Partition: part, LaneID: flowfabric.LaneID(lines[0]),
 		Namespace: flowfabric.Namespace(lines[1]), Required: splitList(lines[2]), Count: 1}
-	s.ready.note(ev.LaneID, part, ev.Namespace, lines[2], score)
+	s.ready.note(ev.LaneID, ev.Namespace, lines[2], offerPlace{score, part, lines[4]})
 	return ev, true
 }
 

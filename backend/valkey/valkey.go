@@ -38,16 +38,20 @@ const (
 )
 
 // Config says where the store is and how to use it. The zero Config is a server
-// on localhost:6379. (Specification 07, sections 11 to 13.)
+// on localhost:6379. Whatever is out of its range is invalid_input with the
+// field's name, before anything is connected to: [Config.Validate].
+// (Specification 07, sections 11 to 13 and 15.)
 type Config struct {
 	// Addrs are the host:port of the node, or of some nodes of a cluster to begin
-	// with; default localhost:6379. More than one needs Cluster.
+	// with; default localhost:6379. More than one needs Cluster. Only database 0
+	// is served.
 	Addrs []string
 	// Cluster says that the store is a cluster; the wrong way round is refused
 	// with store_mode_mismatch.
 	Cluster bool
 
-	// Username and Password are given to AUTH; both empty means none.
+	// Username and Password are given to AUTH at every connecting; both empty
+	// means none. What the store refuses then is store_fault, kind auth.
 	Username, Password string
 	// PasswordFile holds the password in place of Password, a newline at its end
 	// not counted. It is read again at every connecting, so that a password can
@@ -56,36 +60,40 @@ type Config struct {
 	// TLS switches TLS on; nil is off.
 	TLS *TLS
 
-	// ConnectTimeout bounds one attempt to connect; default 5 s.
+	// ConnectTimeout bounds one attempt to connect; default 5 s, 10 ms .. 5 min.
+	// Attempts at one address that fail are 50 ms apart at first, 5 s at last.
 	ConnectTimeout time.Duration
 	// RequestTimeout is how long a connection may stay without an answer; default
 	// 5 s, 100 ms .. 5 min. What was asked then is store_timeout or
 	// outcome_unknown. It does not bound blocking reads.
 	RequestTimeout time.Duration
 	// ConnectWait is how long Open goes on when the store can't be reached or, in
-	// a cluster, has nodes of too low a version; default 60 s.
+	// a cluster, has nodes of too low a version; default 60 s, 1 ms .. 1 h.
 	ConnectWait time.Duration
 
 	// Role is RoleServer by default.
 	Role Role
 	// InstanceID tells this process from others: among the servers, and in the
-	// client name. Default a new UUID.
+	// client name. Printable ASCII without spaces; default a new UUID.
 	InstanceID string
 	// ClientName is what CLIENT LIST shows; default ff-server:<InstanceID> or
-	// ff-worker:<InstanceID>.
+	// ff-worker:<InstanceID>. Printable ASCII without spaces.
 	ClientName string
-	// PartitionConfig must equal the stored one; a count of 0 takes what is
-	// stored, or the default on an empty store. Workers always take the stored.
+	// PartitionConfig must equal the stored one, else partition_count_mismatch.
+	// Each count is 1..65535, or 0 for what is stored, which on an empty store
+	// becomes the default, 256, 32 and 32. Workers always take the stored.
 	PartitionConfig flowfabric.PartitionConfig
-	// Lanes are registered when a server starts.
+	// Lanes are registered when a server starts; workers register none.
 	Lanes []flowfabric.LaneID
-	// StrictLanes refuses lanes that nobody has declared.
+	// StrictLanes refuses creates in lanes that nobody has declared, with
+	// lane_not_found.
 	StrictLanes bool
 	// Feeds are the feeds written besides completions; nil keeps what the
 	// deployment has, at first leases, signals and tags. An empty non-nil list
 	// keeps completions only. Workers take what the servers have set.
 	Feeds []flowfabric.Feed
-	// Durability says what a write must have reached before it is acknowledged.
+	// Durability says what a write of this process must have reached before it is
+	// acknowledged; default async. Each process has its own.
 	Durability Durability
 
 	// AllowRedis accepts Redis 7.2 or later, which is not tested.
@@ -96,13 +104,15 @@ type Config struct {
 	// ForceLibraryReload replaces a library of the same revision and another
 	// content; for development.
 	ForceLibraryReload bool
-	// BootWait is how long a worker waits for a server to make the deployment,
-	// default 10 s; LibraryWait how long for the library to come back, default
-	// 10 s.
+	// BootWait is how long a worker waits for a server to make the deployment
+	// before Open gives deployment_not_initialized; LibraryWait how long it waits
+	// for the library, in Open and when it has gone, before library_missing.
+	// Default 10 s each, 1 ms .. 1 h.
 	BootWait, LibraryWait time.Duration
 
 	// Engine configures the engine beside the store; Observer, when set, goes in
-	// there. A worker's engine runs no duties.
+	// there. A worker's engine runs no duties, and of the servers of a deployment
+	// one at least must run them.
 	Engine   engine.Config
 	Observer engine.Observer
 	// Logger gets warnings; nil discards.
@@ -142,8 +152,9 @@ type DurabilityMode string
 
 // The modes. Async: the change is in the primary's memory. Replicated: so many
 // replicas have it in theirs. Fsync: the primary, and so many replicas, have it
-// on disk. A write that is not confirmed in time is durability_unconfirmed: it
-// was carried out, and may get lost with the primary.
+// on disk; without an append-only file Open gives store_misconfigured. A write
+// that is not confirmed in time is durability_unconfirmed: it was carried out, and
+// may get lost with the primary. (Specification 07, section 11.)
 const (
 	DurabilityAsync      DurabilityMode = "async"
 	DurabilityReplicated DurabilityMode = "replicated"
@@ -154,9 +165,9 @@ const (
 type Durability struct {
 	Mode DurabilityMode
 	// Replicas is how many must confirm: at least 1, and by default 1, when
-	// replicated; 0 by default for fsync.
+	// replicated; 0 by default for fsync; at most 100.
 	Replicas int
-	// Timeout is how long to wait for them; default 1 s.
+	// Timeout is how long to wait for them; default 1 s, 1 ms .. 1 min.
 	Timeout time.Duration
 }
 
@@ -210,11 +221,13 @@ type Store struct {
 // and makes the deployment if there is none; a worker waits for both. Then the
 // engine starts.
 //
-// Errors, besides those of the connection: store_mode_mismatch,
+// Errors: invalid_input for the Config; store_unavailable and store_fault of the
+// connection, the kind of the latter auth where user, password or ACL are refused;
+// store_mode_mismatch,
 // store_version_too_low, store_version_unreadable, unsupported_store,
 // store_misconfigured, partition_count_mismatch, partition_config_corrupt,
 // schema_too_new, library_too_new, library_abi_mismatch, library_load_failed,
-// deployment_not_initialized and library_missing.
+// deployment_not_initialized and library_missing. (Specification 07, section 13.)
 func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	s, err := open(ctx, cfg)
 	if err != nil {
@@ -335,7 +348,8 @@ func (c *Config) complete() error {
 }
 
 // Ping returns nil when every primary answers and the deployment is still the
-// one that was opened.
+// one that was opened, as of the last look, 10 s ago at most. Else it is
+// store_unavailable, store_timeout or store_replaced.
 func (s *Store) Ping(ctx context.Context) error {
 	if err := s.admit(); err != nil {
 		return named(err, "ping")
@@ -385,7 +399,9 @@ func (s *Store) feedOn(f flowfabric.Feed) bool {
 	return on != nil && (*on)[f]
 }
 
-// Close leaves the deployment and closes the connections. It is idempotent.
+// Close ends what runs in the background, withdraws a server's registration, so
+// that the others take its share over at once, and closes the connections; calls
+// after that are shutting_down. It is idempotent.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.stop)

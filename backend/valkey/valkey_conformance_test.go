@@ -99,7 +99,7 @@ func openOn(t *testing.T, at place, o backendtest.Options) backendtest.Harness {
 	})
 	m := meddler{b: b, at: at}
 	return backendtest.Harness{
-		Backend: b, Store: b, Clock: clk, Corrupt: m.corrupt, Displace: m.displace,
+		Backend: b, Store: b, Clock: clk, Partitioned: true, Corrupt: m.corrupt, Displace: m.displace,
 		Reserve: func(_ *testing.T, ns flowfabric.Namespace, key string, id flowfabric.ExecutionID) {
 			until := strconv.FormatInt(int64(clk.NowMillis())+60_000, 10)
 			tag := b.Store.tag(keyPartition(b.Store.parts, ns, key))

@@ -120,7 +120,7 @@ func TestScenario43EmptyClaimMeetsCreation(t *testing.T) {
 		case 0: // the claim looks
 			claimer.ready.forget()
 		case 1: // the claim visits a place that is empty
-			claimer.ready.note(partyLane, 0, partyNamespace, "", int64(claimer.Now()))
+			claimer.ready.note(partyLane, partyNamespace, "", offerPlace{score: int64(claimer.Now())})
 		} // or it trusts in being told
 		var got []flowfabric.ClaimedExecution
 		var both sync.WaitGroup

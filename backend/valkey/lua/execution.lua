@@ -86,7 +86,7 @@ local function create(tag, a, i, at, created)
   if not delayed then
     local score = at - priority * PRIORITY_STEP
     redis.call('ZADD', lane_key(tag, lane, 'el:' .. bk), score, e)
-    wake(tag, lane, namespace, caps, score)
+    wake(tag, lane, namespace, caps, score, e)
   end
   return 'c' .. public
 end

@@ -99,9 +99,10 @@ end
 
 -- wake tells a claimer that found too little about an insertion: at most one
 -- message for every arming.
-local function wake(tag, lane, namespace, caps, score)
+local function wake(tag, lane, namespace, caps, score, e)
   if redis.call('DEL', lane_key(tag, lane, 'armed')) == 1 then
-    redis.call('SPUBLISH', 'ff:wake:' .. tag, lane .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%d', score))
+    redis.call('SPUBLISH', 'ff:wake:' .. tag, lane .. '\n' .. namespace .. '\n' .. caps .. '\n' ..
+      string.format('%d', score) .. '\n' .. e)
   end
 end
 

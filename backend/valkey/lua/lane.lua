@@ -156,7 +156,7 @@ redis.register_function('ff_lift_bucket', function(keys, a)
       local namespace, caps = string.match(redis.call('HGET', registry, bk) or '', '^([^\n]*)\n(.*)$')
       local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
       if head[2] and namespace then
-        wake(tag, lane, namespace, caps, tonumber(head[2]))
+        wake(tag, lane, namespace, caps, tonumber(head[2]), head[1])
       end
     end
   end

@@ -411,7 +411,7 @@ end
 -- save writes what has changed: fields, texts, indexes, events, wake-ups. It
 -- returns a refusal, and has written nothing, when the change breaks a rule.
 -- r.offer then tells of what may be claimed since: lane, namespace, required
--- capabilities and score, a line each.
+-- capabilities, score and e, a line each.
 local function save(r, at)
   stamp(r, at)
   local broken = check(r)
@@ -451,8 +451,8 @@ local function save(r, at)
   append(r)
   if r.offered and to.offered then
     local namespace, caps = get(r, 'namespace'), requirement(r)
-    wake(r.tag, f.lane_id, namespace, caps, to.score)
-    r.offer = f.lane_id .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%d', to.score)
+    wake(r.tag, f.lane_id, namespace, caps, to.score, r.e)
+    r.offer = f.lane_id .. '\n' .. namespace .. '\n' .. caps .. '\n' .. string.format('%d', to.score) .. '\n' .. r.e
   end
   if r.settled then
     redis.call('SPUBLISH', 'ff:done:' .. r.tag, r.settled)

@@ -134,8 +134,8 @@ end
 --      buckets, then n times: lease_id and attempt_id, or grant_id and ''; with
 --      three values each the last is the token of a slot of the lane
 -- Takes up to n executions, best first. Leaving nothing arms the lane's wake-up.
--- Returns {now, taken out, next head}: how many members left the buckets, and the
---      score of the best one that stays; '' when none does, 'look' when besides
+-- Returns {now, taken out, next head}: how many members left the buckets, and
+--      '<score> <e>' of the best one that stays; '' when none does, 'look' when besides
 --      there are buckets that were not named; then the tasks (as
 --      ff_claim_granted, or of a first claim as text: now, e, attempt id, lease_id,
 --      expires_at, attempt due, deadline, flow, namespace, instance, a line each, and
@@ -189,15 +189,16 @@ redis.register_function('ff_claim_next', function(keys, a)
     end
   end
   out[2] = S(removed)
-  local best
+  local best, first
   for _, bk in ipairs(buckets) do
     local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
-    if head[2] then
-      best = sooner(best, tonumber(head[2]))
+    local score = head[2] and tonumber(head[2])
+    if score and (not best or score < best or (score == best and head[1] < first)) then
+      best, first = score, head[1]
     end
   end
   if best then
-    out[3] = string.format('%d', best)
+    out[3] = string.format('%d', best) .. ' ' .. first
   else
     redis.call('SET', lane_key(tag, lane, 'armed'), '1')
     -- What entered other buckets before was heard of by nobody.

@@ -227,7 +227,7 @@ local function audit_one(tag, e)
   if p.offered and at_el ~= p.score then
     offer(r, p.score)
     wrong = wrong + 1
-    wake(tag, f.lane_id, get(r, 'namespace'), requirement(r), p.score)
+    wake(tag, f.lane_id, get(r, 'namespace'), requirement(r), p.score, e)
   elseif not p.offered and at_el then
     redis.call('ZREM', el, e)
     wrong = wrong + 1
