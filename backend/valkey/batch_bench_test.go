@@ -116,7 +116,7 @@ func BenchmarkDescribe(b *testing.B) {
 // BenchmarkDecodeState is a read without the store.
 func BenchmarkDecodeState(b *testing.B) {
 	src := source{core: fieldsOfCore("public_state active", "st Ar", "lane_id work", "namespace test", "created_at 1000", "attempts 1",
-		"current_attempt_id "+testAttempt, "lease_id "+testLease, "epoch 1", "lease_expires_at 31000", "worker pool", "worker_instance i",
+		"aid "+testAttempt, "lease_id "+testLease, "epoch 1", "lx 31000", "worker pool", "wi i",
 		"started_at 1000", "bk 0123456789abcdef")}
 	b.ReportAllocs()
 	for b.Loop() {

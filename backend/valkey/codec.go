@@ -284,8 +284,8 @@ func (c *core) read(d *decoder, h hash, x *flowfabric.Execution) {
 // readOwn takes the fields that the record does not show as they are.
 func (c *core) readOwn(d *decoder, name, v string) {
 	switch name {
-	case "current_attempt_id":
-		c.attemptID = d.uuid(name, v)
+	case "aid":
+		c.attemptID = d.uuid("current_attempt_id", v)
 	case "at":
 		c.attemptType = v
 	case "ast":
@@ -306,13 +306,13 @@ func (c *core) readOwn(d *decoder, name, v string) {
 		c.admission = d.str("attempt.admission_summary", name, v)
 	case "lease_id":
 		c.leaseID = d.uuid("current_lease_id", v)
-	case "lease_expires_at":
-		c.leaseExpires = d.ms(name, v)
+	case "lx":
+		c.leaseExpires = d.ms("lease_expires_at", v)
 	case "ttl":
 		c.ttl = d.int("lease.ttl_ms", v)
 	case "worker":
 		c.worker = d.str("current_worker_id", name, v)
-	case "worker_instance":
+	case "wi":
 		c.instance = d.str("current_worker_instance_id", name, v)
 	case "ch":
 		c.capHash = v

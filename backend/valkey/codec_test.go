@@ -86,10 +86,10 @@ func TestDecodeWaiting(t *testing.T) {
 func TestDecodeActive(t *testing.T) {
 	src := source{
 		core: fieldsOfCore("public_state active", "st Ar", "lane_id work", "namespace @", "created_at 1000", "attempts 3", "fb 1", "at b",
-			"ast 5000", "arr overloaded", "current_attempt_id "+testAttempt, "lease_id "+testLease, "epoch 4", "lease_expires_at 27000", "ttl 20000",
-			"worker pool", "worker_instance @", "ch 1a2b3c4d", "started_at 2000", "updated_at 5000", "attempt_due 9000", "retries 1",
+			"ast 5000", "arr overloaded", "aid "+testAttempt, "lease_id "+testLease, "epoch 4", "lx 27000", "ttl 20000",
+			"worker pool", "wi @", "ch 1a2b3c4d", "started_at 2000", "updated_at 5000", "attempt_due 9000", "retries 1",
 			"le f:l:3:W:4900:2:b", "le_l "+oldLease, "le_a "+oldAttempt, "pp 40", "pm half", "pt 6000", "flags xa"),
-		text: hash{"namespace", strings.Repeat("n", 100), "worker_instance", strings.Repeat("i", 128)},
+		text: hash{"namespace", strings.Repeat("n", 100), "wi", strings.Repeat("i", 128)},
 		def: testDefinition(t, `{"fallback_policy":{"tiers":[{"provider":"a","model":"m1"},{"provider":"b","model":"m2","timeout_ms":4000}]},
 			"timeout_policy":{"attempt_timeout_ms":8000}}`),
 	}
@@ -120,8 +120,8 @@ func TestDecodeActive(t *testing.T) {
 }
 
 func TestDecodePausedAndResumed(t *testing.T) {
-	common := []string{"lane_id work", "namespace test", "created_at 1000", "attempts 1", "current_attempt_id " + testAttempt, "lease_id " + testLease,
-		"epoch 1", "lease_expires_at 31000", "worker pool", "worker_instance i", "started_at 1000", "le d:l:1:9000"}
+	common := []string{"lane_id work", "namespace test", "created_at 1000", "attempts 1", "aid " + testAttempt, "lease_id " + testLease,
+		"epoch 1", "lx 31000", "worker pool", "wi i", "started_at 1000", "le d:l:1:9000"}
 	st := decode(t, source{core: append(fieldsOfCore("public_state delayed", "st Di", "delay_until 9000", "updated_at 3000", "pz d:3000:-5"),
 		fieldsOfCore(common...)...), def: testDefinition(t, "{}")})
 	same(t, "blocking", []any{st.Exec.BlockingReason, st.Exec.BlockingDetail}, []any{flowfabric.ReasonWaitingForDelay, "delayed until 9000"})
@@ -132,7 +132,7 @@ func TestDecodePausedAndResumed(t *testing.T) {
 	same(t, "receipt", *st.Exec.ReleaseReceipt, flowfabric.ReleaseReceipt{Op: flowfabric.ReceiptDelay, Source: flowfabric.SourceLeaseHolder,
 		LeaseID: testLease, LeaseEpoch: 1, AttemptID: testAttempt, PublicState: flowfabric.PublicDelayed, DelayUntil: 9000})
 
-	st = decode(t, source{core: append(fieldsOfCore("public_state active", "st Ar", "rs 9500", "updated_at 9500", "lease_expires_at 39500"),
+	st = decode(t, source{core: append(fieldsOfCore("public_state active", "st Ar", "rs 9500", "updated_at 9500", "lx 39500"),
 		fieldsOfCore(common...)...), def: testDefinition(t, "{}")})
 	same(t, "lease", []any{st.Lease.ClaimKind, st.Exec.LeaseAcquiredAt, st.Attempt.ResumedAt, st.Attempt.StartedAt},
 		[]any{flowfabric.ClaimResume, flowfabric.Millis(9500), flowfabric.Millis(9500), flowfabric.Millis(1000)})
@@ -141,8 +141,8 @@ func TestDecodePausedAndResumed(t *testing.T) {
 func TestDecodePendingRetry(t *testing.T) {
 	src := source{
 		core: fieldsOfCore("public_state delayed", "st Dt", "blocking_reason waiting_for_retry_backoff", "delay_until 9000", "lane_id work",
-			"namespace test", "created_at 1000", "attempts 2", "current_attempt_id "+testAttempt, "lease_id "+testLease, "epoch 2",
-			"lease_expires_at 31000", "worker pool", "worker_instance i", "started_at 1000", "updated_at 4000", "pend r", "retries 1",
+			"namespace test", "created_at 1000", "attempts 2", "aid "+testAttempt, "lease_id "+testLease, "epoch 2",
+			"lx 31000", "worker pool", "wi i", "started_at 1000", "updated_at 4000", "pend r", "retries 1",
 			"failure_reason broken", "failure_category transient", "le f:l:2:D:9000:2:r", "flags a"),
 		attempts: hash{"1", `{"attempt_id":"` + testAttempt + `","attempt_index":1,"attempt_type":"retry","attempt_state":"ended_failure","created_at":2000,
 			"started_at":2000,"ended_at":4000,"failure_reason":"broken","policy_snapshot":{"timeout_ms":1,"fallback_index":0,"lane_id":"work"}}`},
@@ -162,8 +162,8 @@ func TestDecodePendingRetry(t *testing.T) {
 }
 
 func TestDecodeEnded(t *testing.T) {
-	common := []string{"lane_id work", "namespace test", "created_at 1000", "attempts 1", "current_attempt_id " + testAttempt, "lease_id " + testLease,
-		"epoch 1", "lease_expires_at 31000", "worker pool", "worker_instance i", "started_at 1000", "completed_at 5000", "attempt_due 8000"}
+	common := []string{"lane_id work", "namespace test", "created_at 1000", "attempts 1", "aid " + testAttempt, "lease_id " + testLease,
+		"epoch 1", "lx 31000", "worker pool", "wi i", "started_at 1000", "completed_at 5000", "attempt_due 8000"}
 	for name, c := range map[string]struct {
 		core  []string
 		check func(t *testing.T, st *rules.State)
@@ -198,7 +198,7 @@ func TestDecodeEnded(t *testing.T) {
 
 func TestDecodeGrantAndLoss(t *testing.T) {
 	st := decode(t, source{core: fieldsOfCore("public_state active", "st Vi", "lane_id work", "namespace test", "created_at 1000", "attempts 1",
-		"current_attempt_id "+testAttempt, "lease_id "+testLease, "epoch 1", "lease_expires_at 31000", "worker pool", "worker_instance i",
+		"aid "+testAttempt, "lease_id "+testLease, "epoch 1", "lx 31000", "worker pool", "wi i",
 		"started_at 1000", "updated_at 2000", "ra 2000", "rr gone", "hold 1", "grant rol:7000:6500", "grant_id g", "grant_worker w",
 		"grant_instance w-1", "admission_refs one\ntwo"), def: testDefinition(t, "{}")})
 	same(t, "loss", []any{st.Exec.BlockingDetail, st.Exec.LeaseRevokedAt, st.Exec.ReclaimHold, st.Lease.Deleted, st.Exec.AdmissionRefs},
@@ -234,7 +234,7 @@ func TestDecodeVectors(t *testing.T) {
 
 func TestDecodeIsStrict(t *testing.T) {
 	good := []string{"public_state active", "st Ar", "lane_id work", "namespace test", "created_at 1000", "attempts 1",
-		"current_attempt_id " + testAttempt, "lease_id " + testLease, "epoch 1", "lease_expires_at 31000", "worker pool", "worker_instance i",
+		"aid " + testAttempt, "lease_id " + testLease, "epoch 1", "lx 31000", "worker pool", "wi i",
 		"started_at 1000"}
 	without := func(name string) []string {
 		var out []string
@@ -263,12 +263,12 @@ func TestDecodeIsStrict(t *testing.T) {
 		{"namespace", append(without("namespace"), "namespace @")},
 		{"current_lease", without("lease_id")},
 		{"current_lease", without("epoch")},
-		{"current_lease", without("lease_expires_at")},
-		{"current_lease", without("worker_instance")},
+		{"current_lease", without("lx")},
+		{"current_lease", without("wi")},
 		{"current_lease_id", append(without("lease_id"), "lease_id 17")},
 		{"current_lease_epoch", append(without("epoch"), "epoch -1")},
-		{"current_attempt_id", append(without("current_attempt_id"), "current_attempt_id x")},
-		{"current_attempt_id", without("current_attempt_id")},
+		{"current_attempt_id", append(without("aid"), "aid x")},
+		{"current_attempt_id", without("aid")},
 		{"total_attempt_count", append(without("attempts"), "attempts 4294967296")},
 		{"started_at", without("started_at")},
 		{"priority", append(good, "priority high")},

@@ -388,7 +388,7 @@ func TestScenario30LazyRenewal(t *testing.T) {
 	if r := s.tick(); r.Duties["lease_expiry"] != 0 {
 		t.Errorf("the tick ended the lease: %+v", r)
 	}
-	if st, due, ends := s.core(id, "st"), s.due(id), s.core(id, "lease_expires_at"); st != "Ar" || due != ends {
+	if st, due, ends := s.core(id, "st"), s.due(id), s.core(id, "lx"); st != "Ar" || due != ends {
 		t.Errorf("state %s, due %s, the lease ends at %s", st, due, ends)
 	}
 	s.advance(30_000)
@@ -407,7 +407,7 @@ func TestScenario31NeverClaimed(t *testing.T) {
 	if d.CurrentAttempt != nil || d.CurrentLease != nil || d.CurrentWaitpointID != "" {
 		t.Errorf("described with %+v, %+v, %q", d.CurrentAttempt, d.CurrentLease, d.CurrentWaitpointID)
 	}
-	for _, field := range []string{"current_attempt_id", "lease_id", "epoch", "lease_expires_at", "worker", "worker_instance", "blocking_reason",
+	for _, field := range []string{"aid", "lease_id", "epoch", "lx", "worker", "wi", "blocking_reason",
 		"blocking_detail", "failure_reason", "deadline", "delay_until", "flow_id", "grant", "pz", "le", "ae", "attempts", "flags"} {
 		s.at.must("HSET", execKey(id, "core"), field, "")
 	}

@@ -267,7 +267,7 @@ type leaseRow struct {
 	namespace flowfabric.Namespace
 }
 
-var leaseFields = []string{"st", "lease_id", "epoch", "attempts", "worker_instance", "lease_expires_at", "namespace"}
+var leaseFields = []string{"st", "lease_id", "epoch", "attempts", "wi", "lx", "namespace"}
 
 // readLeases reads the leases of executions, in order.
 func (s *Store) readLeases(ctx context.Context, op string, ids []flowfabric.ExecutionID) ([]leaseRow, error) {
@@ -294,7 +294,7 @@ func (s *Store) readLeases(ctx context.Context, op string, ids []flowfabric.Exec
 	}
 	cmds = cmds[:0]
 	for _, i := range away {
-		cmds = append(cmds, s.b.Hmget().Key(execKey(rows[i].id, "text")).Field("worker_instance", "namespace").Build())
+		cmds = append(cmds, s.b.Hmget().Key(execKey(rows[i].id, "text")).Field("wi", "namespace").Build())
 	}
 	for j, got := range s.plain(ctx, cmds...) {
 		if got.err != nil {

@@ -22,8 +22,8 @@ type party struct {
 }
 
 const (
-	partyNamespace flowfabric.Namespace = "ns"
-	partyLane      flowfabric.LaneID    = "work"
+	partyNamespace flowfabric.Namespace = "default"
+	partyLane      flowfabric.LaneID    = "emails"
 )
 
 // joinParty opens a process on a place. No duty runs in it, so that nothing is
@@ -58,7 +58,7 @@ type job struct {
 
 func (j job) args() flowfabric.CreateExecutionArgs {
 	a := flowfabric.CreateExecutionArgs{ExecutionID: flowfabric.MakeExecutionID(j.part, uuid.New()), Namespace: partyNamespace, LaneID: partyLane,
-		Kind: "k", CreatorIdentity: "c", Payload: make([]byte, j.payload)}
+		Kind: "send_email", CreatorIdentity: "api", Payload: make([]byte, j.payload)}
 	if j.ns != "" {
 		a.Namespace = j.ns
 	}
@@ -101,7 +101,7 @@ func (p *party) ok(err error) {
 // claimed makes a claim of the party's lane.
 func (p *party) claim(max int, wait time.Duration, ns flowfabric.Namespace, caps ...string) []flowfabric.ClaimedExecution {
 	p.t.Helper()
-	got, err := p.ClaimTasks(p.ctx, flowfabric.ClaimTasksArgs{WorkerID: "w", WorkerInstanceID: "i", Lanes: []flowfabric.LaneID{partyLane},
+	got, err := p.ClaimTasks(p.ctx, flowfabric.ClaimTasksArgs{WorkerID: "worker-1", WorkerInstanceID: "worker-1-7f3a9c", Lanes: []flowfabric.LaneID{partyLane},
 		Namespace: ns, Capabilities: caps, MaxTasks: max, LeaseTTLMs: 30_000, WaitMs: wait.Milliseconds()})
 	if err != nil {
 		p.t.Error(err)

@@ -133,7 +133,7 @@ func (s *Store) ExpectFeed(ctx context.Context, feed flowfabric.Feed) (done func
 	for n, l := range w.listeners {
 		for part := range s.tags {
 			if tag := s.tag(uint16(part)); s.nodes.of(slotOf(tag)) == n {
-				l.add(ctx, channelFeed+tag)
+				l.add(ctx, channelFeed+tag, channelDone+tag) // an ending tells of the end of its lease too
 			}
 		}
 	}
@@ -154,7 +154,7 @@ func (s *Store) channels(n *node) []string {
 			continue
 		}
 		list = append(list, channelWake+tag)
-		if w.wanted[uint16(part)] > 0 {
+		if w.wanted[uint16(part)] > 0 || w.leases > 0 {
 			list = append(list, channelDone+tag)
 		}
 		if w.leases > 0 {
@@ -412,6 +412,7 @@ func (s *Store) heard(m vk.PubSubMessage) {
 		}
 		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeSettled, Partition: part, LaneID: ev.LaneID, ExecutionID: ev.ExecutionID, Completion: &ev},
 			flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Partition: part, Feed: flowfabric.FeedCompletions})
+		s.leasesChanged()
 	case strings.HasPrefix(m.Channel, channelFeed):
 		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Feed: flowfabric.Feed(m.Message)})
 	case m.Channel == channelAdmin:

@@ -322,3 +322,46 @@ func TestSweepFindsBetterWork(t *testing.T) {
 		t.Errorf("claimed %v, want %s", got, best)
 	}
 }
+
+// Whoever reads a feed in one process hears at once of what another one does: of
+// endings in both feeds. (Chapter 07, section 10.)
+func TestFeedReaderHearsOtherProcess(t *testing.T) {
+	for _, f := range forms {
+		for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases} {
+			t.Run(f.name+"/"+string(feed), func(t *testing.T) {
+				at := f.take(t)
+				leases := func(c *Config) { c.Feeds = []flowfabric.Feed{flowfabric.FeedLeases} }
+				writer, reader := joinParty(t, at, leases), joinParty(t, at, leases)
+				var took []time.Duration
+				for i := range 11 {
+					writer.create(job{part: uint16(23 * i)})
+					task := writer.claim(1, 0, "")[0]
+					now, err := reader.ReadFeed(t.Context(), flowfabric.ReadFeedArgs{Feed: feed, Start: flowfabric.FeedStartNow})
+					reader.ok(err)
+					got := make(chan int, 1)
+					go func() {
+						res, err := reader.ReadFeed(t.Context(), flowfabric.ReadFeedArgs{Feed: feed, Start: now.NextCursor, BlockMs: 20_000})
+						if err != nil {
+							t.Error(err)
+						}
+						got <- len(res.Events)
+					}()
+					eventually(t, "somebody subscribes", func() bool {
+						channel := channelDone + partitionTag(uint16(23*i))
+						n, _ := at.of(channel).Must("PUBSUB", "SHARDNUMSUB", channel).([]any)
+						return len(n) == 2 && n[1] == int64(1) && reader.eng.Stats().FeedReads == 1
+					})
+					begun := time.Now()
+					writer.complete(task, nil)
+					if n := <-got; n != 1 {
+						t.Fatalf("%d events", n)
+					}
+					took = append(took, time.Since(begun))
+				}
+				if m := median(took); m > soon {
+					t.Errorf("the reader waits %v in the median", m)
+				}
+			})
+		}
+	}
+}

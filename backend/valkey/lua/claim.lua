@@ -212,7 +212,7 @@ local function start_attempt(r, c, typ, reason, at)
     put(r, 'started_at', S(at))
   end
   put(r, 'attempts', S(N(f.attempts, 0) + 1))
-  put(r, 'current_attempt_id', c.attempt)
+  put(r, 'aid', c.attempt)
   if f.to and f.to ~= '0' then
     put(r, 'attempt_due', S(at + f.to))
   end
@@ -227,7 +227,7 @@ local REASON = { c = 'claim', d = 'direct', o = 'operator', s = 'claim' }
 -- instance, caps, digest, lease, attempt, ttl, issuer, route, adm, slot}.
 local function take(r, kind, c, at)
   local f = r.f
-  local prev = { f.lease_id or '', f.epoch or '0', get(r, 'worker_instance') or '', S(math.max(N(f.attempts, 0) - 1, 0)) }
+  local prev = { f.lease_id or '', f.epoch or '0', get(r, 'wi') or '', S(math.max(N(f.attempts, 0) - 1, 0)) }
   local why = letter(r) == 'V' and 'lease_revoked' or 'lease_expired'
   -- A grant that lapsed unseen gives back what it holds; a live one hands it on.
   if grant_open(f) and not live_grant(f, at) then
@@ -236,7 +236,7 @@ local function take(r, kind, c, at)
   clear_grant(r)
   if f.le and not f.le_l then
     put(r, 'le_l', f.lease_id)
-    put(r, 'le_a', f.current_attempt_id)
+    put(r, 'le_a', f.aid)
   end
   if kind == 'r' then
     archive(r, { state = 'interrupted_reclaimed', at = at, reason = why })
@@ -247,8 +247,8 @@ local function take(r, kind, c, at)
   put(r, 'epoch', S(N(f.epoch, 0) + 1))
   put(r, 'lease_id', c.lease)
   put(r, 'worker', c.worker)
-  put(r, 'worker_instance', c.instance)
-  put(r, 'lease_expires_at', S(at + c.ttl))
+  put(r, 'wi', c.instance)
+  put(r, 'lx', S(at + c.ttl))
   put(r, 'ttl', c.ttl ~= '30000' and c.ttl or nil)
   put(r, 'ch', c.digest)
   if c.slot then
@@ -274,11 +274,11 @@ local function take(r, kind, c, at)
   end
   set_state(r, 'Ar')
   if kind == 'c' then
-    lease_event(r, 'acquired', at, REASON[c.issuer], f.lease_expires_at)
+    lease_event(r, 'acquired', at, REASON[c.issuer], f.lx)
   elseif kind == 's' then
-    lease_event(r, 'resumed', at, nil, f.lease_expires_at)
+    lease_event(r, 'resumed', at, nil, f.lx)
   else
-    lease_event(r, 'reclaimed', at, nil, f.lease_expires_at, nil, prev)
+    lease_event(r, 'reclaimed', at, nil, f.lx, nil, prev)
   end
   return commit(r, at)
 end
@@ -295,9 +295,9 @@ end
 local function task(r, at, replayed)
   local f = r.f
   return {
-    S(at), r.e, S(N(f.attempts, 0) - 1), f.current_attempt_id, f.at or '', kind_of_lease(f), f.lease_id, f.epoch,
-    f.lease_expires_at, f.attempt_due or '', f.deadline or '', f.reclaims or '0', f.fb or '0', f.flow_id or '', get(r, 'namespace'),
-    get(r, 'route') or '', get(r, 'adm') or '', get(r, 'worker_instance'), tags_json(r),
+    S(at), r.e, S(N(f.attempts, 0) - 1), f.aid, f.at or '', kind_of_lease(f), f.lease_id, f.epoch,
+    f.lx, f.attempt_due or '', f.deadline or '', f.reclaims or '0', f.fb or '0', f.flow_id or '', get(r, 'namespace'),
+    get(r, 'route') or '', get(r, 'adm') or '', get(r, 'wi'), tags_json(r),
     redis.call('GET', exec_key(r.tag, r.e, 'def')) or '', replayed and '1' or '0', f.lane_id,
   }
 end
@@ -305,7 +305,7 @@ end
 -- repeated recognises a claim that has been made before, by lease and instance.
 local function repeated(r, c, at)
   local f = r.f
-  if not OWNERSHIP[letter(r)] or f.lease_id ~= c.lease or get(r, 'worker_instance') ~= c.instance then
+  if not OWNERSHIP[letter(r)] or f.lease_id ~= c.lease or get(r, 'wi') ~= c.instance then
     return nil
   end
   if letter(r) == 'V' then
@@ -414,7 +414,7 @@ local function grant_and_claim(r, lane, c, override, at, closed)
     end
   end
   if letter(r) == 'A' then
-    return nil, refusal('lease_conflict', f.lease_expires_at)
+    return nil, refusal('lease_conflict', f.lx)
   end
   local kind = claimable(r)
   if not kind or (lane ~= '' and lane ~= f.lane_id) or (kind == 'r' and f.hold and not override) then

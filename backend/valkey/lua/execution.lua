@@ -179,8 +179,8 @@ end
 local function complete(tag, a, i, at, when)
   local e = a[i]
   local core = exec_key(tag, e, 'core')
-  local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'current_attempt_id', 'lease_id', 'epoch',
-    'lease_expires_at', 'worker', 'worker_instance', 'flags')
+  local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'aid', 'lease_id', 'epoch',
+    'lx', 'worker', 'wi', 'flags')
   local lane, namespace, worker, instance = v[3], v[4], v[10], v[11]
   if v[2] ~= 'Ar' or v[7] ~= a[i + 1] or v[8] ~= a[i + 2] or v[6] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[9]) <= at or
     (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[5] - 1) or v[1] ~= 'active' or (v[12] and v[12] ~= 'o') then

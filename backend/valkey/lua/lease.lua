@@ -4,16 +4,16 @@
 -- renew extends one lease. The plain case reads seven fields and writes one.
 local function renew(tag, a, i, at)
   local core = exec_key(tag, a[i], 'core')
-  local v = redis.call('HMGET', core, 'st', 'lease_expires_at', 'lease_id', 'epoch', 'current_attempt_id', 'attempts', 'ttl')
+  local v = redis.call('HMGET', core, 'st', 'lx', 'lease_id', 'epoch', 'aid', 'attempts', 'ttl')
   if v[1] == 'Ar' and v[2] and tonumber(v[2]) > at and v[3] == a[i + 1] and v[4] == a[i + 2] and v[5] == a[i + 3] and
     (a[i + 4] == '' or tonumber(a[i + 4]) == v[6] - 1) then
     local ttl = a[i + 5]
     local kept = v[7] or '30000'
     local expires = S(at + (ttl ~= '' and ttl or kept))
     if ttl ~= '' and ttl ~= kept then
-      redis.call('HSET', core, 'lease_expires_at', expires, 'ttl', ttl)
+      redis.call('HSET', core, 'lx', expires, 'ttl', ttl)
     else
-      redis.call('HSET', core, 'lease_expires_at', expires)
+      redis.call('HSET', core, 'lx', expires)
     end
     -- due may be earlier than the truth, never later.
     if expires < v[2] and #expires == #v[2] then

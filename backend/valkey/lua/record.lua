@@ -82,15 +82,15 @@ local function place(f)
   local p = { score = f.created_at - N(f.priority, 0) * PRIORITY_STEP }
   local due
   if at == 'A' then
-    due = sooner(N(f.lease_expires_at), N(f.attempt_due))
-    p.holder = f.worker_instance
+    due = sooner(N(f.lx), N(f.attempt_due))
+    p.holder = f.wi
   elseif at == 'X' or at == 'V' then
     due = sooner(N(f.attempt_due), N(f.rnb))
     if not f.hold and at_cap(f) then
       due = sooner(due, N(at == 'V' and f.ra or f.xa))
     end
     p.offered = not f.hold and not f.rnb and not grant_open(f)
-    p.lost = f.worker_instance
+    p.lost = f.wi
   elseif at == 'W' then
     p.offered = not grant_open(f)
   elseif at == 'D' then
@@ -262,7 +262,7 @@ local function envelope(r, kind, at)
   local f = r.f
   local attempts = N(f.attempts, 0)
   local index = attempts > 0 and S(attempts - 1) or ''
-  local id = attempts > 0 and (f.current_attempt_id or '') or ''
+  local id = attempts > 0 and (f.aid or '') or ''
   return kind .. '\n' .. r.e .. '\n' .. get(r, 'namespace') .. '\n' .. f.lane_id .. '\n' .. (f.flow_id or '') .. '\n' ..
     S(at) .. '\n' .. index .. '\n' .. id .. '\n' .. tags_json(r)
 end
@@ -281,7 +281,7 @@ local function lease_event(r, kind, at, reason, expires, revoked_by, prev)
   local f = r.f
   prev = prev or { '', '', '', '' }
   add_event(r, 'leases', envelope(r, kind, at) .. '\n' .. (f.lease_id or '') .. '\n' .. (f.epoch or '0') .. '\n' ..
-    (get(r, 'worker') or '') .. '\n' .. (get(r, 'worker_instance') or '') .. '\n' .. (expires or '') .. '\n' ..
+    (get(r, 'worker') or '') .. '\n' .. (get(r, 'wi') or '') .. '\n' .. (expires or '') .. '\n' ..
     (revoked_by or '') .. '\n' .. prev[1] .. '\n' .. prev[2] .. '\n' .. prev[3] .. '\n' .. prev[4] .. '\n' .. (reason or ''))
 end
 
@@ -345,9 +345,9 @@ local function move(r, from, to)
   local was, is = from.holder, to.holder
   if to.holder ~= from.holder or to.lost ~= from.lost then
     if is then
-      redis.call('HSET', lane_key(tag, f.lane_id, 'active'), e, get(r, 'worker_instance'))
+      redis.call('HSET', lane_key(tag, f.lane_id, 'active'), e, get(r, 'wi'))
     elseif to.lost then
-      redis.call('HSET', lane_key(tag, f.lane_id, 'active'), e, '-' .. get(r, 'worker_instance'))
+      redis.call('HSET', lane_key(tag, f.lane_id, 'active'), e, '-' .. get(r, 'wi'))
     elseif was or from.lost then
       redis.call('HDEL', lane_key(tag, f.lane_id, 'active'), e)
     end
@@ -377,7 +377,7 @@ local function check(r)
   if not LEGAL[f.st] then
     return refusal('invariant_violation', 'V10', 'state ' .. f.st .. ' of ' .. r.e)
   end
-  if at == 'A' and not (f.lease_id and f.current_attempt_id and f.worker_instance and f.lease_expires_at) then
+  if at == 'A' and not (f.lease_id and f.aid and f.wi and f.lx) then
     return refusal('invariant_violation', 'V8', 'leased without lease, attempt, instance or expiry: ' .. r.e)
   end
   return nil

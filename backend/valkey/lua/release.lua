@@ -9,7 +9,7 @@ local function shown_attempt(r)
   if s == 't' or s == 'p' or N(r.f.attempts, 0) == 0 then
     return ''
   end
-  return r.f.current_attempt_id or ''
+  return r.f.aid or ''
 end
 
 local function not_active(r)
@@ -18,7 +18,7 @@ local function not_active(r)
 end
 
 local function lease_expired(r)
-  return refusal('lease_expired', r.f.lease_expires_at or '0', r.f.epoch or '0')
+  return refusal('lease_expired', r.f.lx or '0', r.f.epoch or '0')
 end
 
 local function lease_revoked(r)
@@ -119,9 +119,9 @@ local function describe_attempt(r, ended)
   local index = N(f.attempts, 0) - 1
   local started = N(f.ast or f.started_at)
   local a = {
-    attempt_id = f.current_attempt_id, attempt_index = index, attempt_type = ATTEMPT_TYPE[f.at or ''] or 'initial',
+    attempt_id = f.aid, attempt_index = index, attempt_type = ATTEMPT_TYPE[f.at or ''] or 'initial',
     attempt_state = ended.state, created_at = started, started_at = started, resumed_at = N(f.rs), ended_at = ended.at,
-    lease_id = f.lease_id, lease_epoch = N(f.epoch, 0), worker_id = get(r, 'worker'), worker_instance_id = get(r, 'worker_instance'),
+    lease_id = f.lease_id, lease_epoch = N(f.epoch, 0), worker_id = get(r, 'worker'), worker_instance_id = get(r, 'wi'),
     failure_reason = given(ended.reason or ''), failure_category = given(ended.category or ''),
     terminalized_by_override = ended.override or nil,
     policy_snapshot = {
@@ -226,7 +226,7 @@ local function mark_lapsed(r, at)
 end
 
 local function overdue(r, at)
-  return letter(r) == 'A' and N(r.f.lease_expires_at, 0) <= at
+  return letter(r) == 'A' and N(r.f.lx, 0) <= at
 end
 
 -- receipt_of returns the last release: op, source, lease, epoch, attempt, rest.
@@ -237,7 +237,7 @@ local function receipt_of(f)
   local op, source, epoch, rest = string.match(f.le, '^(.):(.):(%d+):(.*)$')
   return {
     op = op, source = source, epoch = epoch, rest = rest,
-    lease = f.le_l or f.lease_id, attempt = f.le_a or f.current_attempt_id,
+    lease = f.le_l or f.lease_id, attempt = f.le_a or f.aid,
   }
 end
 
@@ -258,7 +258,7 @@ local function receipt_matches(r, fence, op)
   end
   local fits
   local next_index = string.match(receipt.rest, '^[WD]:%d+:(%d+):')
-  if f.current_attempt_id == receipt.attempt then
+  if f.aid == receipt.attempt then
     fits = index == attempts - 1
   elseif next_index then
     fits = index + 1 == tonumber(next_index)
@@ -290,7 +290,7 @@ local function lease_bound(r, fence, op, at, mark)
   if where == 'X' then
     return nil, lease_expired(r)
   end
-  if N(f.lease_expires_at, 0) <= at then
+  if N(f.lx, 0) <= at then
     local refused = lease_expired(r)
     if mark then
       mark_lapsed(r, at)
@@ -298,7 +298,7 @@ local function lease_bound(r, fence, op, at, mark)
     end
     return nil, refused
   end
-  if fenced and (fence[1] ~= f.lease_id or fence[2] ~= f.epoch or fence[3] ~= f.current_attempt_id or
+  if fenced and (fence[1] ~= f.lease_id or fence[2] ~= f.epoch or fence[3] ~= f.aid or
     (fence[4] ~= '' and tonumber(fence[4]) ~= N(f.attempts, 0) - 1)) then
     return nil, stale_lease(r)
   end

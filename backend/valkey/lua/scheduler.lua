@@ -65,8 +65,8 @@ local function claim_first(tag, lane, e, c, at, when)
   if v[4] then
     more = { 'attempt_due', attempt_due, unpack(more) }
   end
-  redis.call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'attempts', '1', 'current_attempt_id', c.attempt, 'lease_id', c.lease,
-    'epoch', '1', 'lease_expires_at', expires, 'worker', c.worker, 'worker_instance', c.instance, 'started_at', when, unpack(more))
+  redis.call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'attempts', '1', 'aid', c.attempt, 'lease_id', c.lease,
+    'epoch', '1', 'lx', expires, 'worker', c.worker, 'wi', c.instance, 'started_at', when, unpack(more))
   redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due, e)
   redis.call('HSET', lane_key(tag, lane, 'active'), e, c.instance)
   if leases_on then

@@ -244,7 +244,7 @@ local function audit_one(tag, e)
     end
   end
   local active = lane_key(tag, f.lane_id, 'active')
-  local want = p.holder and get(r, 'worker_instance') or p.lost and '-' .. get(r, 'worker_instance') or false
+  local want = p.holder and get(r, 'wi') or p.lost and '-' .. get(r, 'wi') or false
   local has = redis.call('HGET', active, e)
   if has ~= want then
     if want then
