@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -132,29 +133,86 @@ func clusterURL(c *valkeytest.Cluster, options string) string {
 
 // TestPrimaryKilledUnderLoad kills primaries of a cluster, one after the other.
 // Their replicas take over, and the killed come back as replicas. Whatever a
-// replica had confirmed is still there.
+// replica had confirmed is still there; without that promise something may be
+// lost, but what is left fits together and ends.
 func TestPrimaryKilledUnderLoad(t *testing.T) {
-	c := valkeytest.StartCluster(t, 3, 1, valkeytest.Options{NodeTimeout: time.Second})
-	times := 20
+	for _, durability := range []string{"replicated:1:200ms", "async"} {
+		t.Run(durability, func(t *testing.T) {
+			c := valkeytest.StartCluster(t, 3, 1, valkeytest.Options{NodeTimeout: time.Second})
+			j, acts, times := newJournal(t), plainActs, 20
+			if durability == "async" {
+				j.lossy, acts, times = true, []Act{ActComplete, ActRetry, ActDelay}, 3
+			}
+			if testing.Short() {
+				times = 1
+			}
+			l := startValkeyLoad(t, clusterURL(c, "&durability="+durability), j, acts)
+			began := time.Now()
+			for range times {
+				j.awaitAcks(1+rand.IntN(100), time.Duration(100+rand.IntN(400))*time.Millisecond)
+				killed := c.KillPrimary(rand.IntN(3))
+				if err := c.WaitOK(patience); err != nil {
+					t.Fatal(err)
+				}
+				killed.Restart()
+				if err := c.WaitOK(patience); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Logf("%d primaries killed in %s", times, time.Since(began).Round(time.Millisecond))
+			l.finish()
+		})
+	}
+}
+
+// TestStoreConnectionsCutUnderLoad cuts connections between the store and all who
+// use it: before a command, after it, and in place of its answer.
+func TestStoreConnectionsCutUnderLoad(t *testing.T) {
+	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
+	p := valkeytest.NewProxy(t, v.Addr())
+	l := startValkeyLoad(t, "valkey://"+p.Addr(), j, plainActs)
+	faults := []valkeytest.Fault{valkeytest.LoseRequest, valkeytest.LoseReply, valkeytest.CutSent}
+	times := 300
+	if testing.Short() {
+		times = 60
+	}
+	for n := range times {
+		lost := p.Inject(faults[n%len(faults)], 1, func(command []byte) bool {
+			return rand.IntN(3) == 0 && bytes.Contains(command, []byte("FCALL\r\n"))
+		})
+		select {
+		case <-lost.Hit():
+		case <-time.After(patience):
+			t.Fatal("nothing is called any more")
+		}
+		if n%50 == 49 {
+			p.CutAll()
+		}
+	}
+	l.finish()
+	t.Logf("%+v", p.Counts())
+}
+
+// TestServersKilledUnderLoad kills servers on a store that lives, one after the
+// other, of two. Workers that use the store directly do not mind.
+func TestServersKilledUnderLoad(t *testing.T) {
+	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
+	url := "valkey://" + v.Addr()
+	l := startValkeyLoad(t, url, j, plainActs)
+	second := newStationOn(t, "--backend", url)
+	second.start()
+	times := 12
 	if testing.Short() {
 		times = 2
 	}
-	j := newJournal(t)
-	l := startValkeyLoad(t, clusterURL(c, "&durability=replicated:1:200ms"), j, plainActs)
-	began := time.Now()
-	for range times {
-		j.awaitAcks(1+rand.IntN(100), time.Duration(100+rand.IntN(400))*time.Millisecond)
-		killed := c.KillPrimary(rand.IntN(3))
-		if err := c.WaitOK(patience); err != nil {
-			t.Fatal(err)
-		}
-		killed.Restart()
-		if err := c.WaitOK(patience); err != nil {
-			t.Fatal(err)
-		}
+	for n := range times {
+		j.awaitAcks(1+rand.IntN(100), time.Duration(50+rand.IntN(200))*time.Millisecond)
+		s := []*station{l.server, second}[n%2]
+		s.kill()
+		s.start()
 	}
-	t.Logf("%d primaries killed in %s", times, time.Since(began).Round(time.Millisecond))
 	l.finish()
+	second.end()
 }
 
 // TestSlotsMovedUnderLoad moves partitions from one primary to another, keys
