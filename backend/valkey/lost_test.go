@@ -32,7 +32,11 @@ type lossRig struct {
 
 func newLossRig(t *testing.T) *lossRig {
 	t.Helper()
-	srv := valkeytest.Take(t)
+	return newLossRigOn(t, valkeytest.Take(t))
+}
+
+func newLossRigOn(t *testing.T, srv *valkeytest.Server) *lossRig {
+	t.Helper()
 	r := &lossRig{t: t, ctx: t.Context(), server: srv, proxy: valkeytest.NewProxy(t, srv.Addr())}
 	r.direct, r.lossy = r.open(srv.Addr()), r.open(r.proxy.Addr())
 	return r
