@@ -37,7 +37,7 @@ func startValkeyLoad(t *testing.T, url string, j *journal, acts []Act) *valkeyLo
 	l := &valkeyLoad{t: t, url: url, journal: j, acts: acts, maxWork: 20, stop: make(chan struct{})}
 	l.server = newStationOn(t, "--backend", url)
 	l.server.start()
-	flags := []string{"-lease-ttl", leaseTTL.String(), "-claim-wait", "200ms", "-tasks", "8"}
+	flags := []string{"-lease-ttl", leaseTTL.String(), "-claim-wait", "10s", "-tasks", "8"}
 	for name, place := range map[string]string{"remote": l.server.url(), "direct": url} {
 		crew := newCrew(t, place, name, j, flags...)
 		for range 2 {
@@ -148,21 +148,46 @@ func TestPrimaryKilledUnderLoad(t *testing.T) {
 			}
 			l := startValkeyLoad(t, clusterURL(c, "&durability="+durability), j, acts)
 			began := time.Now()
-			for range times {
+			for n := range times + times/5 {
 				j.awaitAcks(1+rand.IntN(100), time.Duration(100+rand.IntN(400))*time.Millisecond)
-				killed := c.KillPrimary(rand.IntN(3))
+				lost := c.Primaries()[rand.IntN(3)]
+				back := lost.Restart
+				if n%6 == 5 { // not dead: it comes back and takes itself for a primary still
+					lost.Pause()
+					back = lost.Resume
+				} else {
+					lost.Kill()
+				}
 				if err := c.WaitOK(patience); err != nil {
 					t.Fatal(err)
 				}
-				killed.Restart()
+				back()
 				if err := c.WaitOK(patience); err != nil {
 					t.Fatal(err)
 				}
 			}
-			t.Logf("%d primaries killed in %s", times, time.Since(began).Round(time.Millisecond))
+			t.Logf("%d primaries killed, %d paused in %s", times, times/5, time.Since(began).Round(time.Millisecond))
 			l.finish()
 		})
 	}
+}
+
+// TestStorePausedUnderLoad stops Valkey for longer than its users wait for an
+// answer, and lets it go on with what it has got.
+func TestStorePausedUnderLoad(t *testing.T) {
+	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
+	l := startValkeyLoad(t, "valkey://"+v.Addr()+"?request_timeout=300ms", j, plainActs)
+	times := 4
+	if testing.Short() {
+		times = 1
+	}
+	for range times {
+		j.awaitAcks(1+rand.IntN(100), 500*time.Millisecond)
+		v.Pause()
+		<-time.After(300*time.Millisecond + rand.N(900*time.Millisecond))
+		v.Resume()
+	}
+	l.finish()
 }
 
 // TestStoreConnectionsCutUnderLoad cuts connections between the store and all who
