@@ -197,7 +197,7 @@ func TestStoreConnectionsCutUnderLoad(t *testing.T) {
 	p := valkeytest.NewProxy(t, v.Addr())
 	l := startValkeyLoad(t, "valkey://"+p.Addr(), j, plainActs)
 	faults := []valkeytest.Fault{valkeytest.LoseRequest, valkeytest.LoseReply, valkeytest.CutSent}
-	times := 300
+	times := 200
 	if testing.Short() {
 		times = 60
 	}
@@ -246,7 +246,7 @@ func TestSlotsMovedUnderLoad(t *testing.T) {
 	c := valkeytest.StartCluster(t, 3, 0, valkeytest.Options{})
 	j := newJournal(t)
 	l := startValkeyLoad(t, clusterURL(c, ""), j, plainActs)
-	times := 40
+	times := 24
 	if testing.Short() {
 		times = 5
 	}
