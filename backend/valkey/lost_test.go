@@ -665,3 +665,39 @@ func TestUnconfirmedCompletion(t *testing.T) {
 		t.Errorf("the replica has %v", st)
 	}
 }
+
+// Section 4.2: what the store itself answers, and what becomes of it.
+func TestRepliesOfTheStore(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		do   reaction
+		code flowfabric.Code
+		kind string
+	}{
+		{"MOVED 5 127.0.0.1:7000", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"ASK 5 127.0.0.1:7000", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"TRYAGAIN Multiple keys request during rehashing of slot", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"CLUSTERDOWN The cluster is down", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"READONLY You can't write against a read only replica.", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"LOADING Valkey is loading the dataset in memory", wait, flowfabric.CodeStoreUnavailable, "busy_loading"},
+		{"MASTERDOWN Link with MASTER is down", wait, flowfabric.CodeStoreUnavailable, "busy_loading"},
+		{"BUSY Valkey is busy running a script.", wait, flowfabric.CodeStoreUnavailable, "busy_loading"},
+		{"OOM command not allowed when used memory > 'maxmemory'.", giveUp, flowfabric.CodeStoreFull, ""},
+		{"NOAUTH Authentication required.", giveUp, flowfabric.CodeStoreFault, "auth"},
+		{"WRONGPASS invalid username-password pair or user is disabled.", giveUp, flowfabric.CodeStoreFault, "auth"},
+		{"NOPERM User x has no permissions to run the 'fcall' command", giveUp, flowfabric.CodeStoreFault, "auth"},
+		{"Function not found", load, flowfabric.CodeLibraryMissing, "script_not_loaded"},
+		{"CROSSSLOT Keys in request don't hash to the same slot", giveUp, flowfabric.CodeStoreFault, "protocol"},
+		{"WRONGTYPE Operation against a key holding the wrong kind of value", giveUp, flowfabric.CodeStoreFault, "protocol"},
+		{"user_function:1: attempt to index nil", giveUp, flowfabric.CodeStoreFault, "other"},
+	} {
+		do, e := reactToReply(c.text)
+		if do != c.do || e.Code != c.code || e.Kind != c.kind {
+			t.Errorf("%q: reaction %d, %s, kind %q", c.text, do, e.Code, e.Kind)
+		}
+		want := map[flowfabric.Code]flowfabric.Class{flowfabric.CodeStoreFull: flowfabric.ClassCapacity, flowfabric.CodeStoreFault: flowfabric.ClassBug}[c.code]
+		if e.Class != cmp.Or(want, flowfabric.ClassRetryableTransport) {
+			t.Errorf("%q: class %s", c.text, e.Class)
+		}
+	}
+}

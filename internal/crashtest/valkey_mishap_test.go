@@ -245,7 +245,7 @@ func TestServerKilledBesideAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask := flowfabric.ClaimForWorkerArgs{WorkerID: "crash", WorkerInstanceID: sceneWorker, Lanes: []flowfabric.LaneID{"granted"}, Namespace: Namespace, GrantTTLMs: 2000}
+	ask := flowfabric.ClaimForWorkerArgs{WorkerID: "crash", WorkerInstanceID: sceneWorker, Lanes: []flowfabric.LaneID{"granted"}, Namespace: Namespace, GrantTTLMs: 4000}
 	first, err := victim.connect().ClaimForWorker(t.Context(), ask)
 	if err != nil || first.Grant == nil || first.Grant.ExecutionID != created.ExecutionID {
 		t.Fatalf("granted %+v, %v", first, err)
@@ -255,7 +255,7 @@ func TestServerKilledBesideAnother(t *testing.T) {
 		t.Errorf("granted twice: %+v, %v", again, err)
 	}
 	all := slices.Concat(delayed, leased)
-	limit := max(0, time.Until(time.UnixMilli(int64(due)))) + 4*250*time.Millisecond + 2*time.Second // the machine's own slowness
+	limit := max(0, time.Until(time.UnixMilli(int64(due)))) + 4*250*time.Millisecond + 4*time.Second // the machine's own slowness
 	eventually(t, limit, "not everything due is served", func() bool {
 		for len(all) > 0 {
 			e, err := b.DescribeExecution(t.Context(), all[0])
