@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,10 +76,18 @@ func (d *durability) command(b vk.Builder) vk.Completed {
 	return b.Wait().Numreplicas(int64(d.Replicas)).Timeout(d.Timeout.Milliseconds()).Build()
 }
 
-// confirmed reads the answers of the mark and of the wait.
-func (d *durability) confirmed(mark, res vk.ValkeyResult) error {
-	if err := mark.Error(); err != nil {
-		return d.unconfirmed("the wait failed").Wrap(err)
+// unrepeated are the functions that never repeat an earlier answer: those of the
+// duties and of the scheduler, which are called all the time and most often write
+// nothing. Their waits cost nothing then.
+var unrepeated = map[string]bool{"ff_tick": true, "ff_claim_next": true, "ff_lapse_grants": true, "ff_peek_buckets": true,
+	"ff_sweep_lane": true, "ff_sweep_workers": true, "ff_outbox_ack": true, "ff_take_slots": true, "ff_settle_slots": true,
+	"ff_free_slots": true, "ff_audit_execution": true}
+
+// confirmed reads the answer; mark is what went wrong with what was written for
+// the wait.
+func (d *durability) confirmed(mark error, res vk.ValkeyResult) error {
+	if mark != nil {
+		return d.unconfirmed("the wait failed").Wrap(mark)
 	}
 	if d.Mode == DurabilityFsync {
 		got, err := res.AsIntSlice()
@@ -112,9 +121,16 @@ func (s *Store) sendDurable(ctx context.Context, g group, cmds vk.Commands, reqs
 	// The store waits for what this connection wrote last. A call that only
 	// repeats the answer of an earlier one writes nothing, so something is
 	// written for it: then the wait covers whatever was written before.
-	cmds = append(cmds, s.b.Set().Key(waitKey(reqs[g.items[0]].tag)).Value("").Build(), s.durable.command(s.b))
+	marks := slices.ContainsFunc(g.items, func(i int) bool { return !reqs[i].readOnly && !unrepeated[reqs[i].fn] })
+	if marks {
+		cmds = append(cmds, s.b.Set().Key(waitKey(reqs[g.items[0]].tag)).Value("").Build())
+	}
+	cmds = append(cmds, s.durable.command(s.b))
 	results := g.node.client.DoMulti(limited, cmds...)
-	marked, waited := results[len(results)-2], results[len(results)-1]
+	waited, mark := results[len(results)-1], error(nil)
+	if marks {
+		mark = results[len(results)-2].Error()
+	}
 	var confirmed error
 	asked := false
 	for j, i := range g.items {
@@ -124,7 +140,7 @@ func (s *Store) sendDurable(ctx context.Context, g group, cmds vk.Commands, reqs
 		}
 		if a.err == nil && f.err == nil && !reqs[i].readOnly {
 			if !asked {
-				asked, confirmed = true, s.durable.confirmed(marked, waited)
+				asked, confirmed = true, s.durable.confirmed(mark, waited)
 			}
 			if confirmed != nil {
 				a = answer{err: named(confirmed, reqs[i].fn)}

@@ -32,7 +32,11 @@ type lossRig struct {
 
 func newLossRig(t *testing.T) *lossRig {
 	t.Helper()
-	srv := valkeytest.Take(t)
+	return newLossRigOn(t, valkeytest.Take(t))
+}
+
+func newLossRigOn(t *testing.T, srv *valkeytest.Server) *lossRig {
+	t.Helper()
 	r := &lossRig{t: t, ctx: t.Context(), server: srv, proxy: valkeytest.NewProxy(t, srv.Addr())}
 	r.direct, r.lossy = r.open(srv.Addr()), r.open(r.proxy.Addr())
 	return r
@@ -659,5 +663,41 @@ func TestUnconfirmedCompletion(t *testing.T) {
 	}
 	if st := replica.Must("HGET", execKey(x.id, "core"), "public_state"); st != "completed" {
 		t.Errorf("the replica has %v", st)
+	}
+}
+
+// Section 4.2: what the store itself answers, and what becomes of it.
+func TestRepliesOfTheStore(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		do   reaction
+		code flowfabric.Code
+		kind string
+	}{
+		{"MOVED 5 127.0.0.1:7000", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"ASK 5 127.0.0.1:7000", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"TRYAGAIN Multiple keys request during rehashing of slot", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"CLUSTERDOWN The cluster is down", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"READONLY You can't write against a read only replica.", look, flowfabric.CodeStoreUnavailable, "cluster"},
+		{"LOADING Valkey is loading the dataset in memory", wait, flowfabric.CodeStoreUnavailable, "busy_loading"},
+		{"MASTERDOWN Link with MASTER is down", wait, flowfabric.CodeStoreUnavailable, "busy_loading"},
+		{"BUSY Valkey is busy running a script.", wait, flowfabric.CodeStoreUnavailable, "busy_loading"},
+		{"OOM command not allowed when used memory > 'maxmemory'.", giveUp, flowfabric.CodeStoreFull, ""},
+		{"NOAUTH Authentication required.", giveUp, flowfabric.CodeStoreFault, "auth"},
+		{"WRONGPASS invalid username-password pair or user is disabled.", giveUp, flowfabric.CodeStoreFault, "auth"},
+		{"NOPERM User x has no permissions to run the 'fcall' command", giveUp, flowfabric.CodeStoreFault, "auth"},
+		{"Function not found", load, flowfabric.CodeLibraryMissing, "script_not_loaded"},
+		{"CROSSSLOT Keys in request don't hash to the same slot", giveUp, flowfabric.CodeStoreFault, "protocol"},
+		{"WRONGTYPE Operation against a key holding the wrong kind of value", giveUp, flowfabric.CodeStoreFault, "protocol"},
+		{"user_function:1: attempt to index nil", giveUp, flowfabric.CodeStoreFault, "other"},
+	} {
+		do, e := reactToReply(c.text)
+		if do != c.do || e.Code != c.code || e.Kind != c.kind {
+			t.Errorf("%q: reaction %d, %s, kind %q", c.text, do, e.Code, e.Kind)
+		}
+		want := map[flowfabric.Code]flowfabric.Class{flowfabric.CodeStoreFull: flowfabric.ClassCapacity, flowfabric.CodeStoreFault: flowfabric.ClassBug}[c.code]
+		if e.Class != cmp.Or(want, flowfabric.ClassRetryableTransport) {
+			t.Errorf("%q: class %s", c.text, e.Class)
+		}
 	}
 }
