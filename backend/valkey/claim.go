@@ -63,8 +63,8 @@ const taskSize = 21
 // the caller claimed from, empty when the task names its own.
 func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
 	var task flowfabric.ClaimedExecution
-	if text, err := msg.ToString(); err == nil {
-		return decodeFirstTask(op, part, lane, text)
+	if list, err := msg.ToArray(); err == nil && len(list) == 2 {
+		return decodeFirstTask(op, part, lane, elements(list))
 	}
 	list, err := elementsOf(op, msg, taskSize)
 	if err != nil {
@@ -101,23 +101,22 @@ func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMe
 	return task, d.err
 }
 
-// firstTaskLines is how many lines stand before the definition in a first claim's
-// task.
+// firstTaskLines is how many lines a first claim's task has.
 const firstTaskLines = 10
 
 // decodeFirstTask reads the task of an execution that was never claimed before, as
 // the library tells it: now, e, attempt id, lease id, expiry, attempt timeout,
-// deadline, flow, namespace and instance, a line each, then the definition.
-func decodeFirstTask(op string, part uint16, lane flowfabric.LaneID, text string) (flowfabric.ClaimedExecution, error) {
+// deadline, flow, namespace and instance, a line each, and the definition.
+func decodeFirstTask(op string, part uint16, lane flowfabric.LaneID, list elements) (flowfabric.ClaimedExecution, error) {
 	var line [firstTaskLines]string
-	rest := text
+	rest := list.str(0)
 	for i := range line {
-		var ok bool
-		if line[i], rest, ok = strings.Cut(rest, "\n"); !ok {
+		var more bool
+		if line[i], rest, more = strings.Cut(rest, "\n"); more != (i+1 < firstTaskLines) {
 			return flowfabric.ClaimedExecution{}, badAnswer(op)
 		}
 	}
-	def, err := parseDef(op, []byte(rest))
+	def, err := parseDef(op, list.bytes(1))
 	if err != nil {
 		return flowfabric.ClaimedExecution{}, err
 	}
@@ -169,11 +168,14 @@ const reclaimWarning = 100
 // hold takes the lease of a task that does not decode away again.
 func (s *Store) hold(ctx context.Context, part uint16, msg *vk.ValkeyMessage, cause error) {
 	var e, lease string
-	if text, err := msg.ToString(); err == nil {
-		if lines := strings.SplitN(text, "\n", firstTaskLines); len(lines) == firstTaskLines {
+	list, err := msg.ToArray()
+	switch {
+	case err != nil:
+	case len(list) == 2:
+		if lines := strings.Split(elements(list).str(0), "\n"); len(lines) == firstTaskLines {
 			e, lease = lines[1], lines[3]
 		}
-	} else if list, err := msg.ToArray(); err == nil && len(list) >= taskSize {
+	case len(list) >= taskSize:
 		e, lease = elements(list).str(1), elements(list).str(6)
 	}
 	if e == "" {
@@ -181,7 +183,7 @@ func (s *Store) hold(ctx context.Context, part uint16, msg *vk.ValkeyMessage, ca
 	}
 	id := flowfabric.ExecutionID(s.tag(part) + ":" + e)
 	s.log.ErrorContext(ctx, "a claimed execution does not decode; it is held", "execution_id", id, "error", cause)
-	_, err := s.RevokeLease(context.WithoutCancel(ctx), flowfabric.RevokeLeaseArgs{ExecutionID: id,
+	_, err = s.RevokeLease(context.WithoutCancel(ctx), flowfabric.RevokeLeaseArgs{ExecutionID: id,
 		ExpectedLeaseID: flowfabric.LeaseID(lease), Reason: string(flowfabric.CodeCorruptRecord), RevokedBy: "backend", Hold: true})
 	if err != nil {
 		s.log.WarnContext(ctx, "its lease is left to expire", "execution_id", id, "error", err)

@@ -42,8 +42,8 @@ local function candidates(tag, lane, buckets, n, bound)
 end
 
 -- claim_first claims an execution that has never been claimed, the plain case of
--- every claim: one read, one write. It returns its task as text, eleven lines, or
--- nil where it is something else.
+-- every claim: one read, one write. It returns its task as ten lines of text
+-- and def, or nil where it is something else.
 local function claim_first(tag, lane, e, c, at, when)
   local core = exec_key(tag, e, 'core')
   local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts', 'public_state')
@@ -74,9 +74,11 @@ local function claim_first(tag, lane, e, c, at, when)
       '\n0\n' .. c.attempt .. '\n\n' .. c.lease .. '\n1\n' .. c.worker .. '\n' .. c.instance .. '\n' .. expires ..
       '\n\n\n\n\n\n' .. REASON[c.issuer])
   end
-  return when .. '\n' .. e .. '\n' .. c.attempt .. '\n' .. c.lease .. '\n' .. expires .. '\n' .. attempt_due .. '\n' ..
-    (v[5] or '') .. '\n' .. (v[6] or '') .. '\n' .. namespace .. '\n' .. c.instance .. '\n' ..
-    (redis.call('GET', exec_key(tag, e, 'def')) or '')
+  return {
+    when .. '\n' .. e .. '\n' .. c.attempt .. '\n' .. c.lease .. '\n' .. expires .. '\n' .. attempt_due .. '\n' ..
+      (v[5] or '') .. '\n' .. (v[6] or '') .. '\n' .. namespace .. '\n' .. c.instance,
+    redis.call('GET', exec_key(tag, e, 'def')) or '',
+  }
 end
 
 -- claim_one claims one member that was taken out of its bucket. It returns a
@@ -137,9 +139,9 @@ end
 -- Returns {now, taken out, next head}: how many members left the buckets, and
 --      '<score> <e>' of the best one that stays; '' when none does, 'look' when besides
 --      there are buckets that were not named; then the tasks (as
---      ff_claim_granted, or of a first claim as text: now, e, attempt id, lease_id,
---      expires_at, attempt due, deadline, flow, namespace, instance, a line each, and
---      def) or grants {e, grant_id, expires_at, kind, namespace}.
+--      ff_claim_granted, or of a first claim as {text, def}: the text is now, e,
+--      attempt id, lease_id, expires_at, attempt due, deadline, flow, namespace and
+--      instance, a line each) or grants {e, grant_id, expires_at, kind, namespace}.
 redis.register_function('ff_claim_next', function(keys, a)
   local tag = enter(keys)
   local at, when = now()
