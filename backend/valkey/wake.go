@@ -405,19 +405,36 @@ func (s *Store) heard(m vk.PubSubMessage) {
 		if !ok {
 			return
 		}
-		ev, err := decodeEvent(flowfabric.FeedCompletions, part, s.tag(part), 0, m.Message)
-		if err != nil {
-			s.log.Warn("a notice of an ending does not decode", "error", err)
-			return
-		}
-		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeSettled, Partition: part, LaneID: ev.LaneID, ExecutionID: ev.ExecutionID, Completion: &ev},
-			flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Partition: part, Feed: flowfabric.FeedCompletions})
-		s.leasesChanged()
+		s.heardEndings(part, m.Message)
 	case strings.HasPrefix(m.Channel, channelFeed):
 		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Feed: flowfabric.Feed(m.Message)})
 	case m.Channel == channelAdmin:
 		s.adminNotice(m.Message)
 	}
+}
+
+// manyEndings stands before each of several events in one message.
+const manyEndings = "\x1e"
+
+// heardEndings takes a message of a channel of endings: the value of a completion
+// event, or of several.
+func (s *Store) heardEndings(part uint16, message string) {
+	values := []string{message}
+	if rest, ok := strings.CutPrefix(message, manyEndings); ok {
+		values = strings.Split(rest, manyEndings)
+	}
+	events := make([]flowfabric.WakeEvent, 0, len(values)+1)
+	for _, v := range values {
+		ev, err := decodeEvent(flowfabric.FeedCompletions, part, s.tag(part), 0, v)
+		if err != nil {
+			s.log.Warn("a notice of an ending does not decode", "error", err)
+			continue
+		}
+		events = append(events, flowfabric.WakeEvent{Kind: flowfabric.WakeSettled, Partition: part, LaneID: ev.LaneID,
+			ExecutionID: ev.ExecutionID, Completion: &ev})
+	}
+	s.emit(append(events, flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Partition: part, Feed: flowfabric.FeedCompletions})...)
+	s.leasesChanged()
 }
 
 func splitList(list string) []string {

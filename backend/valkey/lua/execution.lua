@@ -42,7 +42,7 @@ local function write_core(tag, a, i, public, state, created, delay_until, deadli
 end
 
 -- create makes one execution. i is the index of its first argument.
-local function create(tag, a, i, at, created)
+local function create(tag, a, i, at, created, batch)
   local e, lane, namespace, bk, caps, def = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5]
   local closed = a[i + 13]
   local def_key = exec_key(tag, e, 'def')
@@ -76,17 +76,24 @@ local function create(tag, a, i, at, created)
     due = sooner(delayed and tonumber(delay_until) or nil, given(deadline) and tonumber(deadline))
     priority = N(priority, 0)
   end
-  local buckets = lane_key(tag, lane, 'buckets')
-  if redis.call('HEXISTS', buckets, bk) == 0 then
-    redis.call('HSET', buckets, bk, namespace .. '\n' .. caps)
-    redis.call('HINCRBY', buckets, 'v', 1)
-    redis.call('SADD', 'ff:idx:' .. tag .. ':lanes', lane)
+  local el = lane_key(tag, lane, 'el:' .. bk)
+  if not batch.registered[el] then
+    batch.registered[el] = true
+    local buckets = lane_key(tag, lane, 'buckets')
+    if redis.call('HEXISTS', buckets, bk) == 0 then
+      redis.call('HSET', buckets, bk, namespace .. '\n' .. caps)
+      redis.call('HINCRBY', buckets, 'v', 1)
+      redis.call('SADD', 'ff:idx:' .. tag .. ':lanes', lane)
+    end
   end
-  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due or '+inf', e)
+  collect(batch, 'ZADD', 'ff:idx:' .. tag .. ':due', due or '+inf', e)
   if not delayed then
     local score = at - priority * PRIORITY_STEP
-    redis.call('ZADD', lane_key(tag, lane, 'el:' .. bk), score, e)
-    wake(tag, lane, namespace, caps, score, e)
+    collect(batch, 'ZADD', el, score, e)
+    if not batch.woken[lane] then -- who hears of the first looks for the others
+      batch.woken[lane] = true
+      wake(tag, lane, namespace, caps, score, e)
+    end
   end
   return 'c' .. public
 end
@@ -101,10 +108,11 @@ end
 redis.register_function('ff_create_execution', function(keys, a)
   local tag = enter(keys)
   local at, created = now()
-  local out = {}
+  local out, batch = {}, { registered = {}, woken = {} }
   for i = 1, #a, 15 do
-    out[#out + 1] = create(tag, a, i, at, created)
+    out[#out + 1] = create(tag, a, i, at, created, batch)
   end
+  settle(batch)
   return out
 end)
 
@@ -176,7 +184,7 @@ end
 -- complete ends one execution with success. The plain case, a valid lease of the
 -- holder and nothing held elsewhere, reads what matters at once and writes once;
 -- what the release leaves behind of the lease is not shown any more.
-local function complete(tag, a, i, at, when)
+local function complete(tag, a, i, at, when, batch)
   local e = a[i]
   local core = exec_key(tag, e, 'core')
   local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'aid', 'lease_id', 'epoch',
@@ -201,8 +209,8 @@ local function complete(tag, a, i, at, when)
     size = #result - string.find(result, '\n', 1, true)
     redis.call('SET', exec_key(tag, e, 'result'), result)
   end
-  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', at + keep, e)
-  redis.call('HDEL', lane_key(tag, lane, 'active'), e)
+  collect(batch, 'ZADD', 'ff:idx:' .. tag .. ':due', at + keep, e)
+  collect(batch, 'HDEL', lane_key(tag, lane, 'active'), e)
   local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' ..
     (v[5] - 1) .. '\n' .. v[6] .. '\n\n'
   if leases_on then
@@ -211,7 +219,7 @@ local function complete(tag, a, i, at, when)
   end
   local completed = 'completed' .. about .. 'success\n' .. replays .. '\ncomplete\n' .. size .. '\n\n'
   feed_event(tag, 'completions', completed)
-  redis.call('SPUBLISH', 'ff:done:' .. tag, completed)
+  batch.ended[#batch.ended + 1] = completed
   return 'ok'
 end
 
@@ -223,9 +231,13 @@ end
 redis.register_function('ff_complete_execution', function(keys, a)
   local tag = enter(keys)
   local at, when = now()
-  local out = {}
+  local out, batch = {}, { ended = {} }
   for i = 1, #a, 8 do
-    out[#out + 1] = complete(tag, a, i, at, when)
+    out[#out + 1] = complete(tag, a, i, at, when, batch)
+  end
+  settle(batch)
+  if #batch.ended > 0 then
+    redis.call('SPUBLISH', 'ff:done:' .. tag, '\30' .. table.concat(batch.ended, '\30'))
   end
   return out
 end)

@@ -106,6 +106,25 @@ local function wake(tag, lane, namespace, caps, score, e)
   end
 end
 
+-- collect notes a write to an index for the end of a batch, where all of one index
+-- go together: one command in place of one an item. settle makes them.
+local function collect(batch, command, key, x, y)
+  local writes = batch[key]
+  if not writes then
+    writes = { command, key }
+    batch[key] = writes
+    batch[#batch + 1] = writes
+  end
+  writes[#writes + 1] = x
+  writes[#writes + 1] = y
+end
+
+local function settle(batch)
+  for _, writes in ipairs(batch) do
+    redis.call(unpack(writes))
+  end
+end
+
 -- split cuts a text at the commas.
 local function split(list)
   local out = {}

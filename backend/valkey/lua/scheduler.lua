@@ -67,8 +67,8 @@ local function claim_first(tag, lane, e, c, at, when)
   end
   redis.call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'attempts', '1', 'aid', c.attempt, 'lease_id', c.lease,
     'epoch', '1', 'lx', expires, 'worker', c.worker, 'wi', c.instance, 'started_at', when, unpack(more))
-  redis.call('ZADD', 'ff:idx:' .. tag .. ':due', due, e)
-  redis.call('HSET', lane_key(tag, lane, 'active'), e, c.instance)
+  collect(c.batch, 'ZADD', 'ff:idx:' .. tag .. ':due', due, e)
+  collect(c.batch, 'HSET', c.active, e, c.instance)
   if leases_on then
     feed_event(tag, 'leases', 'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when ..
       '\n0\n' .. c.attempt .. '\n\n' .. c.lease .. '\n1\n' .. c.worker .. '\n' .. c.instance .. '\n' .. expires ..
@@ -157,7 +157,7 @@ redis.register_function('ff_claim_next', function(keys, a)
     worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7], route = '', adm = '', refs = '',
   }
   if mode == 'c' and stride == 2 and #a[2] <= 64 and #a[3] <= 64 and string.byte(a[2]) ~= 64 and string.byte(a[3]) ~= 64 then
-    c.more = {}
+    c.more, c.batch, c.active = {}, {}, lane_key(tag, lane, 'active')
     c.ends = at + a[6]
     c.expires = S(c.ends)
     if a[5] ~= '' then
@@ -191,6 +191,9 @@ redis.register_function('ff_claim_next', function(keys, a)
     end
   end
   out[2] = S(removed)
+  if c.batch then
+    settle(c.batch)
+  end
   local best, first
   for _, bk in ipairs(buckets) do
     local head = redis.call('ZRANGE', lane_key(tag, lane, 'el:' .. bk), 0, 0, 'WITHSCORES')
