@@ -187,8 +187,8 @@ end
 local function complete(tag, a, i, at, when, batch)
   local e = a[i]
   local core = exec_key(tag, e, 'core')
-  local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'aid', 'lease_id', 'epoch',
-    'lx', 'worker', 'wi', 'flags')
+  local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'aid', 'lease_id', 'epoch', 'lx',
+    'worker', 'wi', 'flags')
   local lane, namespace, worker, instance = v[3], v[4], v[10], v[11]
   if v[2] ~= 'Ar' or v[7] ~= a[i + 1] or v[8] ~= a[i + 2] or v[6] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[9]) <= at or
     (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[5] - 1) or v[1] ~= 'active' or (v[12] and v[12] ~= 'o') then
@@ -206,13 +206,13 @@ local function complete(tag, a, i, at, when, batch)
   local size = ''
   if a[i + 6] == '1' then
     local result = a[i + 7]
-    size = #result - string.find(result, '\n', 1, true)
+    size = S(#result - string.find(result, '\n', 1, true))
     redis.call('SET', exec_key(tag, e, 'result'), result)
   end
   collect(batch, 'ZADD', 'ff:idx:' .. tag .. ':due', at + keep, e)
   collect(batch, 'HDEL', lane_key(tag, lane, 'active'), e)
   local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' ..
-    (v[5] - 1) .. '\n' .. v[6] .. '\n\n'
+    (v[5] == '1' and '0' or S(v[5] - 1)) .. '\n' .. v[6] .. '\n\n'
   if leases_on then
     feed_event(tag, 'leases', 'released' .. about .. v[7] .. '\n' .. v[8] .. '\n' .. worker .. '\n' .. instance ..
       '\n\n\n\n\n\n\ncompleted')
