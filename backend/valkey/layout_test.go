@@ -671,8 +671,9 @@ func TestScenario57NaturalBatching(t *testing.T) {
 	}
 	put(1)
 	first := <-flights // a lone one goes at once
-	put(50)
-	second := <-flights
+	put(1)
+	second := <-flights // and so does a second one
+	put(49)
 	eventually(t, "the others collect", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
