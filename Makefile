@@ -4,7 +4,7 @@ GO      ?= go
 # Packages are tested two at a time; the race detector is always on. The pointer
 # checks that come with it are left out inside the translated C of SQLite alone,
 # where they take half of the time and find nothing of ours.
-TESTFLAGS ?= -race -count=1 -timeout 18m '-gcflags=modernc.org/...=-d=checkptr=0'
+TESTFLAGS ?= -race -count=1 -timeout 30m '-gcflags=modernc.org/...=-d=checkptr=0'
 
 .PHONY: help test quick lint bench build fuzz
 
