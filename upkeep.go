@@ -131,7 +131,9 @@ const (
 
 // TickArgs bounds one tick.
 type TickArgs struct {
-	// Limit is how many due executions one pass looks at; 0 means 200.
+	// Limit is how many due executions one pass looks at; 0 means 200. The Valkey
+	// store, which goes through its partitions side by side, looks at as many of each
+	// partition, and 0 means 100 there. (Specification 07, section 8.1.)
 	Limit int
 }
 

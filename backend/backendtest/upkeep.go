@@ -86,12 +86,13 @@ func upkeepScenarios(r *runner) {
 	})
 
 	r.scenario("01.9 the tick acts on everything due in one pass", func(s *scene) {
-		delayed := s.backlog(60, func(int) []createOption { return []createOption{withDelayUntil(s.now() + 1000)} })
-		lapsed, _ := s.createClaimed()
-		expired := s.create(withDeadline(s.now() + 500))
-		purged := s.create(withPolicy(`{"retention_ms":100}`))
+		here := onPartition(testPartition) // each has a limit of its own
+		delayed := s.backlog(60, func(int) []createOption { return []createOption{here, withDelayUntil(s.now() + 1000)} })
+		lapsed, _ := s.createClaimed(here)
+		expired := s.create(here, withDeadline(s.now()+500))
+		purged := s.create(here, withPolicy(`{"retention_ms":100}`))
 		s.operatorCancel(purged)
-		granted := s.create()
+		granted := s.create(here)
 		g := s.grant(granted, workerB)
 		s.advance(testTTL)
 		res, err := s.store().Tick(s.ctx, flowfabric.TickArgs{Limit: 10})

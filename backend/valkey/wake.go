@@ -180,7 +180,7 @@ type listener struct {
 
 // add listens to channels; those it has already cost nothing. An error shows in
 // down as well.
-func (l *listener) add(ctx context.Context, channels ...string) {
+func (l *listener) add(ctx context.Context, channels ...string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var cmds vk.Commands
@@ -195,6 +195,7 @@ func (l *listener) add(ctx context.Context, channels ...string) {
 			_ = res.Error()
 		}
 	}
+	return len(cmds)
 }
 
 // remove stops listening to a channel.
@@ -359,9 +360,8 @@ func (s *Store) checkListeners() {
 			}
 		}
 		l.mu.Unlock()
-		before := len(l.have)
-		l.add(ctx, want...)
-		moved = moved || s.nodes.cluster && len(l.have) > before
+		added := l.add(ctx, want...)
+		moved = moved || s.nodes.cluster && added > 0
 		for _, c := range gone {
 			l.remove(ctx, c)
 		}
