@@ -2,8 +2,6 @@ package valkey
 
 import (
 	"context"
-	"encoding/base64"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -450,31 +448,31 @@ func (s *Store) ListExpiredLeases(ctx context.Context, a flowfabric.ListExpiredL
 	if asOf == 0 {
 		asOf = s.Now()
 	}
-	at := expiredCursor{span: span}
+	at := rules.ExpiredCursor{Span: span}
 	if a.Cursor != "" {
-		if at, err = parseExpiredCursor(a.Cursor); err != nil || at.first >= s.parts.NumFlowPartitions {
+		if at, err = rules.ParseExpiredCursor(a.Cursor); err != nil || at.First >= s.parts.NumFlowPartitions {
 			return res, flowfabric.NewError(flowfabric.CodeInvalidCursor, "malformed cursor")
 		}
 	}
-	last := min(at.first+at.span, s.parts.NumFlowPartitions)
-	found, err := s.expiredLeases(ctx, s.allPartitions()[at.first:last], asOf, &a)
+	last := min(at.First+at.Span, s.parts.NumFlowPartitions)
+	found, err := s.expiredLeases(ctx, s.allPartitions()[at.First:last], asOf, &a)
 	if err != nil {
 		return res, err
 	}
 	res.Leases = []flowfabric.ExpiredLease{}
 	for _, l := range found {
-		if at.id != "" && compareExpired(l.ExpiresAt, l.ExecutionID, at.at, at.id) <= 0 {
+		if at.ID != "" && rules.CompareExpired(l.ExpiresAt, l.ExecutionID, at.At, at.ID) <= 0 {
 			continue
 		}
 		if len(res.Leases) == limit {
 			end := res.Leases[limit-1]
-			res.NextCursor = expiredCursor{at.first, at.span, end.ExpiresAt, end.ExecutionID}.String()
+			res.NextCursor = rules.ExpiredCursor{First: at.First, Span: at.Span, At: end.ExpiresAt, ID: end.ExecutionID}.String()
 			return res, nil
 		}
 		res.Leases = append(res.Leases, l)
 	}
 	if last < s.parts.NumFlowPartitions {
-		res.NextCursor = expiredCursor{first: last, span: at.span}.String()
+		res.NextCursor = rules.ExpiredCursor{First: last, Span: at.Span}.String()
 	}
 	return res, nil
 }
@@ -500,48 +498,7 @@ func (s *Store) expiredLeases(ctx context.Context, parts []uint16, asOf flowfabr
 			WorkerInstanceID: r.instance, ExpiresAt: r.expires, Marked: r.state == 'X'})
 	}
 	slices.SortFunc(found, func(x, y flowfabric.ExpiredLease) int {
-		return compareExpired(x.ExpiresAt, x.ExecutionID, y.ExpiresAt, y.ExecutionID)
+		return rules.CompareExpired(x.ExpiresAt, x.ExecutionID, y.ExpiresAt, y.ExecutionID)
 	})
 	return found, nil
-}
-
-func compareExpired(t1 flowfabric.Millis, id1 flowfabric.ExecutionID, t2 flowfabric.Millis, id2 flowfabric.ExecutionID) int {
-	if t1 != t2 {
-		if t1 < t2 {
-			return -1
-		}
-		return 1
-	}
-	return strings.Compare(string(id1), string(id2))
-}
-
-// expiredCursor is a position in a listing of expired leases: a range of
-// partitions and the last entry of it that was returned.
-type expiredCursor struct {
-	first, span int
-	at          flowfabric.Millis
-	id          flowfabric.ExecutionID
-}
-
-func (c expiredCursor) String() string {
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "x1 %d %d %d %s", c.first, c.span, c.at, c.id))
-}
-
-func parseExpiredCursor(s string) (c expiredCursor, err error) {
-	raw, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || len(raw) > 200 {
-		return c, fmt.Errorf("malformed cursor")
-	}
-	var id string
-	n, err := fmt.Sscanf(string(raw), "x1 %d %d %d %s", &c.first, &c.span, &c.at, &id)
-	if n == 3 {
-		err = nil
-	}
-	if err == nil && id != "" {
-		c.id, err = flowfabric.ParseExecutionID(id)
-	}
-	if err == nil && (c.first < 0 || c.span < 1 || c.span > 65535) {
-		err = fmt.Errorf("malformed cursor")
-	}
-	return c, err
 }

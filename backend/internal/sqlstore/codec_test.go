@@ -33,7 +33,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		_, _ = decodeAttempt("", rec)
 		_, _ = decodeEvent(flowfabric.FeedLeases, 1, 1, 1, rec)
-		_, _ = parseExpiredCursor(string(rec))
+		_, _ = rules.ParseExpiredCursor(string(rec))
 		s := &Store{parts: flowfabric.DefaultPartitionConfig()}
 		_, _ = s.decodeCursor(string(rec), flowfabric.FeedLeases, 0)
 	})

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
 )
 
 func cursorStore() *Store {
@@ -35,15 +36,15 @@ func FuzzFeedCursor(f *testing.F) {
 }
 
 func FuzzExpiredCursor(f *testing.F) {
-	f.Add(expiredCursor{first: 32, span: 32, at: 1700, id: "{fp:33}:550e8400-e29b-41d4-a716-446655440000"}.String())
-	f.Add(expiredCursor{first: 32, span: 32}.String())
+	f.Add(rules.ExpiredCursor{First: 32, Span: 32, At: 1700, ID: "{fp:33}:550e8400-e29b-41d4-a716-446655440000"}.String())
+	f.Add(rules.ExpiredCursor{First: 32, Span: 32}.String())
 	f.Add("nonsense")
 	f.Fuzz(func(t *testing.T, text string) {
-		c, err := parseExpiredCursor(text)
+		c, err := rules.ParseExpiredCursor(text)
 		if err != nil {
 			return
 		}
-		if again, err := parseExpiredCursor(c.String()); err != nil || again != c {
+		if again, err := rules.ParseExpiredCursor(c.String()); err != nil || again != c {
 			t.Fatalf("%+v came back as %+v, %v", c, again, err)
 		}
 	})

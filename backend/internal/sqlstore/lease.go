@@ -2,10 +2,7 @@ package sqlstore
 
 import (
 	"context"
-	"encoding/base64"
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -214,9 +211,9 @@ func (s *Store) ListExpiredLeases(ctx context.Context, a flowfabric.ListExpiredL
 	if asOf == 0 {
 		asOf = s.Now()
 	}
-	at := expiredCursor{span: span}
+	at := rules.ExpiredCursor{Span: span}
 	if a.Cursor != "" {
-		if at, err = parseExpiredCursor(a.Cursor); err != nil || at.first >= s.parts.NumFlowPartitions {
+		if at, err = rules.ParseExpiredCursor(a.Cursor); err != nil || at.First >= s.parts.NumFlowPartitions {
 			return res, flowfabric.NewError(flowfabric.CodeInvalidCursor, "malformed cursor")
 		}
 	}
@@ -224,8 +221,8 @@ func (s *Store) ListExpiredLeases(ctx context.Context, a flowfabric.ListExpiredL
 	var found []flowfabric.ExpiredLease
 	err = s.db.Read(ctx, func(c Conn) error {
 		q := c.Stmt(qListLapsed)
-		q.Int(int64(at.first))
-		q.Int(int64(at.first + at.span))
+		q.Int(int64(at.First))
+		q.Int(int64(at.First + at.Span))
 		for {
 			ok, err := q.Next()
 			if err != nil || !ok {
@@ -250,62 +247,21 @@ func (s *Store) ListExpiredLeases(ctx context.Context, a flowfabric.ListExpiredL
 		return res, err
 	}
 	slices.SortFunc(found, func(x, y flowfabric.ExpiredLease) int {
-		return compareExpired(x.ExpiresAt, x.ExecutionID, y.ExpiresAt, y.ExecutionID)
+		return rules.CompareExpired(x.ExpiresAt, x.ExecutionID, y.ExpiresAt, y.ExecutionID)
 	})
 	for _, l := range found {
-		if at.id != "" && compareExpired(l.ExpiresAt, l.ExecutionID, at.at, at.id) <= 0 {
+		if at.ID != "" && rules.CompareExpired(l.ExpiresAt, l.ExecutionID, at.At, at.ID) <= 0 {
 			continue
 		}
 		if len(res.Leases) == limit {
 			last := res.Leases[limit-1]
-			res.NextCursor = expiredCursor{at.first, at.span, last.ExpiresAt, last.ExecutionID}.String()
+			res.NextCursor = rules.ExpiredCursor{First: at.First, Span: at.Span, At: last.ExpiresAt, ID: last.ExecutionID}.String()
 			return res, nil
 		}
 		res.Leases = append(res.Leases, l)
 	}
-	if next := at.first + at.span; next < s.parts.NumFlowPartitions {
-		res.NextCursor = expiredCursor{first: next, span: at.span}.String()
+	if next := at.First + at.Span; next < s.parts.NumFlowPartitions {
+		res.NextCursor = rules.ExpiredCursor{First: next, Span: at.Span}.String()
 	}
 	return res, nil
-}
-
-func compareExpired(t1 flowfabric.Millis, id1 flowfabric.ExecutionID, t2 flowfabric.Millis, id2 flowfabric.ExecutionID) int {
-	if t1 != t2 {
-		if t1 < t2 {
-			return -1
-		}
-		return 1
-	}
-	return strings.Compare(string(id1), string(id2))
-}
-
-// expiredCursor is a position in a listing of expired leases: a range of
-// partitions and the last entry of it that was returned.
-type expiredCursor struct {
-	first, span int
-	at          flowfabric.Millis
-	id          flowfabric.ExecutionID
-}
-
-func (c expiredCursor) String() string {
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "x1 %d %d %d %s", c.first, c.span, c.at, c.id))
-}
-
-func parseExpiredCursor(s string) (c expiredCursor, err error) {
-	raw, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || len(raw) > 200 {
-		return c, fmt.Errorf("malformed cursor")
-	}
-	var id string
-	n, err := fmt.Sscanf(string(raw), "x1 %d %d %d %s", &c.first, &c.span, &c.at, &id)
-	if n == 3 {
-		err = nil
-	}
-	if err == nil && id != "" {
-		c.id, err = flowfabric.ParseExecutionID(id)
-	}
-	if err == nil && (c.first < 0 || c.span < 1 || c.span > 65535) {
-		err = fmt.Errorf("malformed cursor")
-	}
-	return c, err
 }
