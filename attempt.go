@@ -46,13 +46,13 @@ type Attempt struct {
 	AttemptType  AttemptType  `json:"attempt_type"`
 	AttemptState AttemptState `json:"attempt_state"`
 
-	CreatedAt    Millis    `json:"created_at"`
-	StartedAt    Millis    `json:"started_at,omitempty"`
-	SuspendedAt  Millis    `json:"suspended_at,omitempty"`
-	PauseKind    PauseKind `json:"pause_kind,omitempty"`
-	SuspensionID string    `json:"suspension_id,omitempty"`
-	ResumedAt    Millis    `json:"resumed_at,omitempty"`
-	EndedAt      Millis    `json:"ended_at,omitempty"`
+	CreatedAt    Millis       `json:"created_at"`
+	StartedAt    Millis       `json:"started_at,omitempty"`
+	SuspendedAt  Millis       `json:"suspended_at,omitempty"`
+	PauseKind    PauseKind    `json:"pause_kind,omitempty"`
+	SuspensionID SuspensionID `json:"suspension_id,omitempty"`
+	ResumedAt    Millis       `json:"resumed_at,omitempty"`
+	EndedAt      Millis       `json:"ended_at,omitempty"`
 	// TimeoutRemainingMs is the unused attempt time saved at a pause; nil when
 	// the attempt runs, or has no timeout.
 	TimeoutRemainingMs *int64 `json:"timeout_remaining_ms,omitempty"`

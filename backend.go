@@ -70,6 +70,10 @@ type Backend interface {
 	Executions
 	Leases
 	Claims
+	Suspensions
+	Waitpoints
+	Signals
+	Secrets
 	Scheduling
 	Waits
 	Workers
@@ -87,6 +91,10 @@ type Store interface {
 	Executions
 	Leases
 	Claims
+	Suspensions
+	Waitpoints
+	Signals
+	Secrets
 	Workers
 	Lanes
 	Feeds

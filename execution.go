@@ -126,8 +126,8 @@ type Execution struct {
 	ExecutionDeadlineAt Millis `json:"execution_deadline_at,omitempty"`
 	AttemptTimeoutAt    Millis `json:"attempt_timeout_at,omitempty"`
 
-	CurrentSuspensionID string `json:"current_suspension_id,omitempty"`
-	CurrentWaitpointID  string `json:"current_waitpoint_id,omitempty"`
+	CurrentSuspensionID SuspensionID `json:"current_suspension_id,omitempty"`
+	CurrentWaitpointID  WaitpointID  `json:"current_waitpoint_id,omitempty"`
 
 	FailureReason      string `json:"failure_reason,omitempty"`
 	FailureCategory    string `json:"failure_category,omitempty"`
@@ -451,7 +451,7 @@ type ExecutionSnapshot struct {
 	AttemptState        AttemptPhase      `json:"attempt_state"`
 	CurrentAttempt      *CurrentAttempt   `json:"current_attempt,omitempty"`
 	CurrentLease        *CurrentLease     `json:"current_lease,omitempty"`
-	CurrentWaitpointID  string            `json:"current_waitpoint_id,omitempty"`
+	CurrentWaitpointID  WaitpointID       `json:"current_waitpoint_id,omitempty"`
 	ProgressPct         *int32            `json:"progress_pct,omitempty"`
 	ProgressMessage     string            `json:"progress_message,omitempty"`
 	FailureReason       string            `json:"failure_reason,omitempty"`

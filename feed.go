@@ -34,6 +34,12 @@ const (
 	EventExpired   = "expired"
 	EventRevoked   = "revoked"
 	EventReclaimed = "reclaimed"
+
+	EventSatisfied = "satisfied" // feed signals
+	EventAppended  = "appended"
+	EventBuffered  = "buffered"
+	EventNoOp      = "no_op"
+	EventDeduped   = "deduped"
 )
 
 // Event is one record of a feed. Fields that a kind does not have are absent.
@@ -76,6 +82,13 @@ type Event struct {
 	PrevLeaseEpoch       uint64           `json:"prev_lease_epoch,omitempty"`
 	PrevWorkerInstanceID WorkerInstanceID `json:"prev_worker_instance_id,omitempty"`
 	PrevAttemptIndex     *uint32          `json:"prev_attempt_index,omitempty"`
+
+	// Signals. Of a duplicate, SignalID is that of the first.
+	SignalID       SignalID     `json:"signal_id,omitempty"`
+	SignalName     string       `json:"signal_name,omitempty"`
+	WaitpointID    WaitpointID  `json:"waitpoint_id,omitempty"`
+	SourceIdentity string       `json:"source_identity,omitempty"`
+	Effect         SignalEffect `json:"effect,omitempty"`
 }
 
 // Gap tells that events were trimmed before they could be read. Numbers ignore

@@ -96,7 +96,8 @@ func (id *ExecutionID) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// FlowID, AttemptID and LeaseID are UUIDs in canonical text form. The engine
+// FlowID, AttemptID, LeaseID, SuspensionID, WaitpointID and SignalID are UUIDs in
+// canonical text form. The engine
 // mints random (version 4) ones. The zero value "" means "none".
 type (
 	// FlowID names a flow.
@@ -106,6 +107,14 @@ type (
 	// LeaseID names one lease; the claimer mints it, so that a repeated claim is
 	// recognised.
 	LeaseID string
+	// SuspensionID names one waiting episode of an execution.
+	SuspensionID string
+	// WaitpointID names one waitpoint; it is never used again, not even after the
+	// waitpoint has closed.
+	WaitpointID string
+	// SignalID names one signal; the sender mints it, so that a repeated delivery
+	// is recognised.
+	SignalID string
 )
 
 // UnmarshalText refuses what is not a UUID in canonical text form; the empty text
@@ -119,6 +128,18 @@ func (a *AttemptID) UnmarshalText(b []byte) error { return unmarshalUUID(a, "att
 // UnmarshalText refuses what is not a UUID in canonical text form; the empty text
 // gives "", no lease.
 func (l *LeaseID) UnmarshalText(b []byte) error { return unmarshalUUID(l, "lease_id", b) }
+
+// UnmarshalText refuses what is not a UUID in canonical text form; the empty text
+// gives "", no suspension.
+func (s *SuspensionID) UnmarshalText(b []byte) error { return unmarshalUUID(s, "suspension_id", b) }
+
+// UnmarshalText refuses what is not a UUID in canonical text form; the empty text
+// gives "", no waitpoint.
+func (w *WaitpointID) UnmarshalText(b []byte) error { return unmarshalUUID(w, "waitpoint_id", b) }
+
+// UnmarshalText refuses what is not a UUID in canonical text form; the empty text
+// gives "", no signal.
+func (s *SignalID) UnmarshalText(b []byte) error { return unmarshalUUID(s, "signal_id", b) }
 
 func unmarshalUUID[T ~string](id *T, field string, b []byte) error {
 	if len(b) > 0 {
@@ -135,6 +156,15 @@ func NewAttemptID() AttemptID { return AttemptID(uuid.NewString()) }
 
 // NewLeaseID mints a random lease identifier.
 func NewLeaseID() LeaseID { return LeaseID(uuid.NewString()) }
+
+// NewSuspensionID mints a random suspension identifier.
+func NewSuspensionID() SuspensionID { return SuspensionID(uuid.NewString()) }
+
+// NewWaitpointID mints a random waitpoint identifier.
+func NewWaitpointID() WaitpointID { return WaitpointID(uuid.NewString()) }
+
+// NewSignalID mints a random signal identifier.
+func NewSignalID() SignalID { return SignalID(uuid.NewString()) }
 
 // LaneID names a lane: 1..64 bytes, each 0x20..0x7E, without '{' and '}'.
 type LaneID string

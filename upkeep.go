@@ -138,7 +138,8 @@ type TickArgs struct {
 }
 
 // TickResult counts what a tick did, by duty name: lease_expiry, grant_lapse,
-// delayed_promotion, attempt_timeout, execution_deadline, retention.
+// delayed_promotion, attempt_timeout, execution_deadline, suspension_timeout,
+// waitpoint_expiry, retention.
 type TickResult struct {
 	Examined int
 	Duties   map[string]int
@@ -192,6 +193,16 @@ type Upkeep interface {
 	PromoteDelayed(ctx context.Context, id ExecutionID) (UpkeepOutcome, error)
 	ExpireExecution(ctx context.Context, id ExecutionID, reason ExpireReason) (UpkeepOutcome, error)
 	Purge(ctx context.Context, id ExecutionID) (UpkeepOutcome, error)
+	// ExpireSuspension applies a suspension's timeout if it has come; never an
+	// error for stale work. (Specification 03, section 4.6.)
+	ExpireSuspension(ctx context.Context, id ExecutionID) (ExpireSuspensionResult, error)
+	// SuspendForBudget suspends an active execution whose budget is spent; it
+	// reports whether it did. (Specification 03, section 4.10.)
+	SuspendForBudget(ctx context.Context, args SuspendForBudgetArgs) (bool, error)
+	// SeedWaitpointSecret installs the key in every copy of the ring that is empty,
+	// puts a missing secret of the current key back, and leaves any other ring as
+	// it is. (Specification 03, section 5.2.)
+	SeedWaitpointSecret(ctx context.Context, kid, secretHex string) (SeedWaitpointSecretResult, error)
 
 	// Tick acts on what is due, over all partitions, in order of due time.
 	Tick(ctx context.Context, args TickArgs) (TickResult, error)

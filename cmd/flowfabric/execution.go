@@ -98,7 +98,7 @@ func printSnapshot(p *printer, s *flowfabric.ExecutionSnapshot) error {
 			field{"lease", fmt.Sprintf("epoch %d, renewed %s, expires %s", l.LeaseEpoch, p.when(l.LastHeartbeatAt), p.when(l.ExpiresAt))})
 	}
 	fields = append(fields,
-		field{"waitpoint", s.CurrentWaitpointID},
+		field{"waitpoint", string(s.CurrentWaitpointID)},
 		field{"tags", tagList(s.Tags)},
 		field{"vector", p.faint(fmt.Sprintf("%s / %s / %s / %s / %s", s.LifecyclePhase, s.OwnershipState, s.EligibilityState, s.TerminalOutcome, s.AttemptState))})
 	return p.details(fields)

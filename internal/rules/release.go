@@ -174,7 +174,6 @@ func (t *step) end(outcome flowfabric.TerminalOutcome, cause, suspensionClosed s
 	t.dropGrant()
 	t.owe()
 	if e.CurrentSuspensionID != "" {
-		t.fx.SuspensionClosed, t.fx.ClosedSuspensionID = suspensionClosed, e.CurrentSuspensionID
 		e.CurrentSuspensionID, e.CurrentWaitpointID = "", ""
 	}
 	e.LifecyclePhase = flowfabric.PhaseTerminal

@@ -27,6 +27,65 @@ type State struct {
 	Lease LeaseDetail
 	// Tags are needed for the envelopes of events.
 	Tags map[string]string
+	// Wait is what the execution waits or has waited on; nil for one that never
+	// had a waitpoint or a suspension.
+	Wait *Wait
+}
+
+// Wait is the waiting of one execution: what its transitions read of suspension,
+// waitpoints and signals.
+type Wait struct {
+	// Suspension is the current or last one; nil before the first.
+	Suspension *Suspension
+	// Open are the waitpoints that are not final, ordered by id.
+	Open []Waitpoint
+	// Buffered are the signals that are buffered on pending waitpoints, in order of
+	// Seq, without payloads.
+	Buffered []flowfabric.RecordedSignal
+	// LastSeq is the Seq of the last recorded signal, so also how many there are.
+	LastSeq uint64
+}
+
+// Suspension is the record of a suspension with the state of its condition.
+type Suspension struct {
+	flowfabric.Suspension // without Progress
+	// Nodes holds the satisfiers of each single and count node, in depth-first
+	// order of the leaves.
+	Nodes [][]string
+}
+
+// Waitpoint is a waitpoint as the store keeps it. (Specification 03, section
+// 2.2.)
+type Waitpoint struct {
+	WaitpointID        flowfabric.WaitpointID
+	WaitpointKey       string
+	AttemptID          flowfabric.AttemptID
+	AttemptIndex       uint32
+	SuspensionID       flowfabric.SuspensionID // empty while pending
+	State              flowfabric.WaitpointState
+	Token              flowfabric.WaitpointToken
+	CreatedAt          flowfabric.Millis
+	ActivatedAt        flowfabric.Millis
+	SatisfiedAt        flowfabric.Millis
+	ClosedAt           flowfabric.Millis
+	ExpiresAt          flowfabric.Millis
+	CloseReason        string
+	SignalCount        uint64
+	MatchedSignalCount uint64
+	LastSignalAt       flowfabric.Millis
+}
+
+// WaitChange is what a transition changed of an execution's waiting.
+type WaitChange struct {
+	// Suspension: State.Wait.Suspension is to be written.
+	Suspension bool
+	// Waitpoints are to be written as they are, the final ones among them too.
+	Waitpoints []Waitpoint
+	// New are signals to be recorded, with their payloads.
+	New []flowfabric.RecordedSignal
+	// Rewritten are recorded signals whose effect or consumption changed, without
+	// payloads.
+	Rewritten []flowfabric.RecordedSignal
 }
 
 // Grant is a grant as the store keeps it.
@@ -84,11 +143,8 @@ type Effects struct {
 	// Owed are admission references to be given back on other partitions
 	// (outbox entries of the budget and quota primitives).
 	Owed []string
-	// SuspensionClosed, when not empty, is the reason (cancelled,
-	// deadline_expired) with which the suspension ClosedSuspensionID and all its
-	// waitpoints are to be closed (suspension primitive).
-	SuspensionClosed   string
-	ClosedSuspensionID string
+	// Wait is what is to be written of State.Wait; nil when nothing is.
+	Wait *WaitChange
 	// Err is set by duties, which return no error of their own: the step would
 	// have broken a validity rule, and nothing was changed.
 	Err error
@@ -173,6 +229,8 @@ const (
 	DutyNone              Duty = ""
 	DutyExecutionDeadline Duty = "execution_deadline"
 	DutyAttemptTimeout    Duty = "attempt_timeout"
+	DutySuspensionTimeout Duty = "suspension_timeout"
+	DutyWaitpointExpiry   Duty = "waitpoint_expiry"
 	DutyLeaseExpiry       Duty = "lease_expiry"
 	DutyGrantLapse        Duty = "grant_lapse"
 	DutyDelayedPromotion  Duty = "delayed_promotion"

@@ -57,7 +57,7 @@ func (e *encoder) attempt(a *flowfabric.Attempt) {
 	e.ms(aStarted, a.StartedAt)
 	e.ms(aSuspended, a.SuspendedAt)
 	e.uint(aPauseKind, pauseKinds.of(a.PauseKind))
-	e.str(aSuspensionID, a.SuspensionID)
+	e.str(aSuspensionID, string(a.SuspensionID))
 	e.ms(aResumed, a.ResumedAt)
 	e.ms(aEnded, a.EndedAt)
 	if a.TimeoutRemainingMs != nil {
@@ -112,7 +112,7 @@ func (d *decoder) attempt(id flowfabric.ExecutionID) *flowfabric.Attempt {
 		case aPauseKind:
 			a.PauseKind = pauseKinds.label(d, d.uint("pause_kind"))
 		case aSuspensionID:
-			a.SuspensionID = d.str("suspension_id")
+			a.SuspensionID = flowfabric.SuspensionID(d.str("suspension_id"))
 		case aResumed:
 			a.ResumedAt = d.ms("resumed_at")
 		case aEnded:

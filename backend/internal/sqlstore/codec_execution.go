@@ -165,8 +165,8 @@ func appendRecord(buf []byte, r *row) []byte {
 	e.ms(xDelayUntil, x.DelayUntil)
 	e.ms(xDeadline, x.ExecutionDeadlineAt)
 	e.ms(xAttemptTimeout, x.AttemptTimeoutAt)
-	e.str(xSuspensionID, x.CurrentSuspensionID)
-	e.str(xWaitpointID, x.CurrentWaitpointID)
+	e.str(xSuspensionID, string(x.CurrentSuspensionID))
+	e.str(xWaitpointID, string(x.CurrentWaitpointID))
 	e.str(xFailureReason, x.FailureReason)
 	e.str(xFailureCategory, x.FailureCategory)
 	e.str(xCancelReason, x.CancellationReason)
@@ -378,9 +378,9 @@ func decodeRecord(op string, rec []byte, r *row) error {
 		case xAttemptTimeout:
 			x.AttemptTimeoutAt = d.ms("attempt_timeout_at")
 		case xSuspensionID:
-			x.CurrentSuspensionID = d.str("current_suspension_id")
+			x.CurrentSuspensionID = flowfabric.SuspensionID(d.str("current_suspension_id"))
 		case xWaitpointID:
-			x.CurrentWaitpointID = d.str("current_waitpoint_id")
+			x.CurrentWaitpointID = flowfabric.WaitpointID(d.str("current_waitpoint_id"))
 		case xFailureReason:
 			x.FailureReason = d.str("failure_reason")
 		case xFailureCategory:
