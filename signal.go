@@ -198,3 +198,43 @@ type Signals interface {
 	// GetSignal returns a signal with its payload, else signal_not_found.
 	GetSignal(ctx context.Context, id ExecutionID, signal SignalID) (*RecordedSignal, error)
 }
+
+// WithDefaults returns the signal with what the sender left out filled in: a
+// minted id, category custom, source type external_api, encoding json, the
+// default dedup TTL. It checks nothing.
+func (s Signal) WithDefaults() Signal {
+	if s.SignalID == "" {
+		s.SignalID = NewSignalID()
+	}
+	if s.Category == "" {
+		s.Category = SignalCategoryCustom
+	}
+	if s.SourceType == "" {
+		s.SourceType = SourceTypeExternalAPI
+	}
+	if s.PayloadEncoding == "" {
+		s.PayloadEncoding = DefaultSignalEncoding
+	}
+	if s.DedupTTLMs == 0 {
+		s.DedupTTLMs = DefaultSignalDedupTTLMs
+	}
+	return s
+}
+
+// Signal returns the signal that the approval delivers.
+func (a DeliverApprovalSignalArgs) Signal() Signal {
+	return Signal{
+		SignalID: a.SignalID, Name: a.SignalName, Category: SignalCategoryApproval, SourceType: SourceTypeOperator,
+		SourceIdentity: a.DecidedBy, Payload: a.Payload, PayloadEncoding: a.PayloadEncoding, DedupTTLMs: a.DedupTTLMs,
+		IdempotencyKey: "approval:" + a.SignalName + ":" + a.IdempotencySuffix,
+	}.WithDefaults()
+}
+
+// ResumeSignal returns the signal as the resumed worker sees it.
+func (s *RecordedSignal) ResumeSignal() ResumeSignal {
+	return ResumeSignal{
+		SignalID: s.SignalID, SignalName: s.SignalName, SignalCategory: s.SignalCategory, SourceType: s.SourceType,
+		SourceIdentity: s.SourceIdentity, CorrelationID: s.CorrelationID, AcceptedAt: s.AcceptedAt,
+		Payload: s.Payload, PayloadEncoding: s.PayloadEncoding,
+	}
+}

@@ -1,6 +1,9 @@
 package flowfabric
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // Limits of suspensions. (Specification 03, section 7.)
 const (
@@ -316,4 +319,44 @@ type SuspendForBudgetArgs struct {
 	BudgetID     string
 	SuspensionID SuspensionID // minted when empty
 	Detail       string       // the blocking detail
+}
+
+// WithDefaults returns the arguments with what the caller left out filled in:
+// identifiers are minted, keys of fresh bindings made of them, the requester is
+// the worker, the resume policy complete. It checks nothing.
+func (a SuspendArgs) WithDefaults() SuspendArgs {
+	if a.SuspensionID == "" {
+		a.SuspensionID = NewSuspensionID()
+	}
+	if a.RequestedBy == "" {
+		a.RequestedBy = RequestedByWorker
+	}
+	a.Waitpoints = slices.Clone(a.Waitpoints)
+	for i := range a.Waitpoints {
+		if b := &a.Waitpoints[i]; !b.UsePending {
+			if b.WaitpointID == "" {
+				b.WaitpointID = NewWaitpointID()
+			}
+			if b.WaitpointKey == "" {
+				b.WaitpointKey = DefaultWaitpointKeyStart + string(b.WaitpointID)
+			}
+		}
+	}
+	a.ResumePolicy = a.ResumePolicy.WithDefaults()
+	return a
+}
+
+// WithDefaults returns the policy with every field given.
+func (p ResumePolicy) WithDefaults() ResumePolicy {
+	yes := true
+	if p.ResumeTarget == "" {
+		p.ResumeTarget = ResumeTargetRunnable
+	}
+	if p.CloseWaitpointOnResume == nil {
+		p.CloseWaitpointOnResume = &yes
+	}
+	if p.ConsumeMatchedSignals == nil {
+		p.ConsumeMatchedSignals = &yes
+	}
+	return p
 }

@@ -135,3 +135,15 @@ type Waitpoints interface {
 	// expired. For operators only.
 	ReadWaitpointToken(ctx context.Context, id ExecutionID, waitpoint WaitpointID) (WaitpointToken, error)
 }
+
+// WithDefaults returns the arguments with a minted id and a key made of it where
+// the caller gave none. It checks nothing.
+func (a CreatePendingWaitpointArgs) WithDefaults() CreatePendingWaitpointArgs {
+	if a.WaitpointID == "" {
+		a.WaitpointID = NewWaitpointID()
+	}
+	if a.WaitpointKey == "" {
+		a.WaitpointKey = DefaultWaitpointKeyStart + string(a.WaitpointID)
+	}
+	return a
+}

