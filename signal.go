@@ -212,7 +212,10 @@ func (s Signal) WithDefaults() Signal {
 	if s.SourceType == "" {
 		s.SourceType = SourceTypeExternalAPI
 	}
-	if s.PayloadEncoding == "" {
+	switch {
+	case len(s.Payload) == 0: // empty and absent are the same
+		s.Payload, s.PayloadEncoding = nil, ""
+	case s.PayloadEncoding == "":
 		s.PayloadEncoding = DefaultSignalEncoding
 	}
 	if s.DedupTTLMs == 0 {
