@@ -1,0 +1,92 @@
+package waitpoint
+
+import (
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
+)
+
+// HeaderToken is the header that carries a waitpoint's token.
+const HeaderToken = "FF-Waitpoint-Token"
+
+// callback is the body of a callback; all of it is optional.
+type callback struct {
+	WaitpointToken  string `json:"waitpoint_token,omitempty"`
+	SignalName      string `json:"signal_name,omitempty"`
+	SourceIdentity  string `json:"source_identity,omitempty"`
+	Payload         []byte `json:"payload,omitempty"`
+	PayloadEncoding string `json:"payload_encoding,omitempty"`
+	CorrelationID   string `json:"correlation_id,omitempty"`
+	IdempotencyKey  string `json:"idempotency_key,omitempty"`
+}
+
+// DecodeCallback reads a request as the engine's own callback route does: the
+// execution and the waitpoint are the path values execution_id and waitpoint_id,
+// or without those the last two segments of the path; the token is in the header
+// FF-Waitpoint-Token, else in the field waitpoint_token of the body, never in
+// the URL. The body is a JSON object of which every field is optional:
+// signal_name (callback), source_identity (callback), payload (base64),
+// payload_encoding, correlation_id, idempotency_key. The source type is webhook
+// and the category callback. (Specification 08, section 4.4.)
+func DecodeCallback(r *http.Request) (flowfabric.DeliverSignalArgs, error) {
+	var args flowfabric.DeliverSignalArgs
+	execution, waitpoint := target(r)
+	id, err := flowfabric.ParseExecutionID(execution)
+	if err != nil {
+		return args, err
+	}
+	if err := flowfabric.ValidateUUID("waitpoint_id", waitpoint); err != nil {
+		return args, err
+	}
+	args.ExecutionID, args.WaitpointID = id, flowfabric.WaitpointID(waitpoint)
+	var body callback
+	if err := readBody(r, &body); err != nil {
+		return args, err
+	}
+	token := r.Header.Get(HeaderToken)
+	if token == "" {
+		token = body.WaitpointToken
+	}
+	args.Token = flowfabric.NewWaitpointToken(token)
+	args.Signal = flowfabric.Signal{
+		Name: or(body.SignalName, "callback"), Category: flowfabric.SignalCategoryCallback, SourceType: flowfabric.SourceTypeWebhook,
+		SourceIdentity: or(body.SourceIdentity, "callback"), Payload: body.Payload, PayloadEncoding: body.PayloadEncoding,
+		CorrelationID: body.CorrelationID, IdempotencyKey: body.IdempotencyKey,
+	}
+	return args, nil
+}
+
+func or(given, standard string) string {
+	if given == "" {
+		return standard
+	}
+	return given
+}
+
+// target returns the execution and the waitpoint a request's path names.
+func target(r *http.Request) (execution, waitpoint string) {
+	execution, waitpoint = r.PathValue("execution_id"), r.PathValue("waitpoint_id")
+	if execution != "" && waitpoint != "" {
+		return execution, waitpoint
+	}
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	if len(parts) < 2 {
+		return "", ""
+	}
+	return parts[len(parts)-2], parts[len(parts)-1]
+}
+
+// readBody decodes a body of JSON; none stands for an empty object.
+func readBody(r *http.Request, body *callback) error {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil
+	}
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media != wire.MediaJSON {
+		return flowfabric.NewError(flowfabric.CodeUnsupportedMediaType, "Content-Type must be %s", wire.MediaJSON).With("field", "Content-Type")
+	}
+	return wire.Decode(r.Body, MaxBodyBytes, body)
+}
