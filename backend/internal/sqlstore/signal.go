@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"slices"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -58,7 +57,11 @@ func oneSignal(q Stmt, op string, r *row) (*flowfabric.RecordedSignal, error) {
 	return &g, nil
 }
 
+// signalByID reads a signal of an execution, nil when there is none.
 func signalByID(c Conn, op string, r *row, id flowfabric.SignalID) (*flowfabric.RecordedSignal, error) {
+	if _, ok := parseUUID(string(id)); !ok {
+		return nil, nil
+	}
 	q := c.Stmt(qSelectSignal)
 	q.Int(r.xid)
 	bindUUID(q, id)
@@ -109,7 +112,7 @@ func readSignalPayload(c Conn, xid int64, seq uint64) ([]byte, error) {
 // readResumeSignals reads signals of an execution as the resumed worker sees
 // them, in order of seq. One that is not there is corrupt_record.
 func readResumeSignals(c Conn, op string, r *row, ids []flowfabric.SignalID) ([]flowfabric.ResumeSignal, error) {
-	found := make([]*flowfabric.RecordedSignal, 0, len(ids))
+	found := make([]flowfabric.RecordedSignal, 0, len(ids))
 	for _, id := range ids {
 		g, err := signalByID(c, op, r, id)
 		if err != nil {
@@ -121,31 +124,9 @@ func readResumeSignals(c Conn, op string, r *row, ids []flowfabric.SignalID) ([]
 		if g.Payload, err = readSignalPayload(c, r.xid, g.Seq); err != nil {
 			return nil, err
 		}
-		found = append(found, g)
+		found = append(found, *g)
 	}
-	slices.SortFunc(found, func(a, b *flowfabric.RecordedSignal) int { return int(int64(a.Seq) - int64(b.Seq)) })
-	out := make([]flowfabric.ResumeSignal, len(found))
-	for i, g := range found {
-		out[i] = g.ResumeSignal()
-	}
-	return out, nil
-}
-
-// readResumePayloads completes signals that come from a rule.
-func readResumePayloads(c Conn, r *row, list []flowfabric.ResumeSignal) error {
-	for i := range list {
-		g, err := signalByID(c, "suspend", r, list[i].SignalID)
-		if err != nil {
-			return err
-		}
-		if g == nil {
-			return corrupt("suspend", "satisfier_signal_ids", "there is no such signal")
-		}
-		if list[i].Payload, err = readSignalPayload(c, r.xid, g.Seq); err != nil {
-			return err
-		}
-	}
-	return nil
+	return rules.ObservedSignals(found), nil
 }
 
 func (tx *Tx) insertSignal(r *row, g *flowfabric.RecordedSignal) error {
@@ -173,6 +154,19 @@ func (tx *Tx) rewriteSignal(r *row, g *flowfabric.RecordedSignal) error {
 	q.Int(r.xid)
 	q.Int(int64(g.Seq))
 	return q.Exec()
+}
+
+// consumeSignal notes that the current suspension has consumed a satisfier.
+func (tx *Tx) consumeSignal(r *row, id flowfabric.SignalID) error {
+	g, err := signalByID(tx.conn, "consume_signal", r, id)
+	if err != nil {
+		return err
+	}
+	if g == nil {
+		return corrupt("consume_signal", "satisfier_signal_ids", "there is no such signal")
+	}
+	g.ConsumedAt, g.ConsumedBySuspensionID = tx.Now, r.st.Wait.Suspension.SuspensionID
+	return tx.rewriteSignal(r, g)
 }
 
 // DeliverSignal authenticates, records and evaluates a signal.
@@ -283,9 +277,6 @@ func (tx *Tx) saveDedup(r *row, a *flowfabric.DeliverSignalArgs) error {
 
 // ObserveSignals returns the signals that ended the attempt's last suspension.
 func (s *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) (out []flowfabric.ResumeSignal, err error) {
-	if err := flowfabric.ValidateUUID("attempt_id", string(a.AttemptID)); err != nil {
-		return nil, err
-	}
 	const op = "observe_signals"
 	err = s.read(ctx, op, a.ExecutionID, false, func(c Conn, r *row) error {
 		if r == nil {
@@ -357,9 +348,6 @@ func listSignals(c Conn, r *row, a *flowfabric.ListSignalsArgs, limit int, res *
 
 // GetSignal returns a signal with its payload.
 func (s *Store) GetSignal(ctx context.Context, id flowfabric.ExecutionID, signal flowfabric.SignalID) (g *flowfabric.RecordedSignal, err error) {
-	if err := flowfabric.ValidateUUID("signal_id", string(signal)); err != nil {
-		return nil, err
-	}
 	err = s.read(ctx, "get_signal", id, false, func(c Conn, r *row) (err error) {
 		if r == nil {
 			return notFound(id)

@@ -110,6 +110,11 @@ func (tx *Tx) saveWait(r *row, change *rules.WaitChange) error {
 			return err
 		}
 	}
+	for _, id := range change.Consumed {
+		if err := tx.consumeSignal(r, id); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -180,8 +185,10 @@ func (tx *Tx) suspend(r *row, a *flowfabric.SuspendArgs) (res flowfabric.Suspend
 	if refused != nil {
 		return res, fx, refused, nil
 	}
-	if fault = readResumePayloads(tx.conn, r, res.Signals); fault != nil {
-		return res, fx, nil, fault
+	if res.Outcome == flowfabric.SuspendAlreadySatisfied {
+		if res.Signals, fault = readResumeSignals(tx.conn, "suspend", r, r.st.Wait.Suspension.SatisfierSignalIDs); fault != nil {
+			return res, fx, nil, fault
+		}
 	}
 	if a.IdempotencyKey != "" {
 		fault = tx.saveSuspendReplay(r, a, &res)

@@ -65,6 +65,9 @@ func walkOpen(c Conn, op string, xid int64, after flowfabric.WaitpointID, visit 
 // waitpointByID reads a waitpoint of the partition, whatever execution it is of:
 // its row number comes with it. ok is false when there is none.
 func waitpointByID(c Conn, op string, part uint16, id flowfabric.WaitpointID) (xid int64, w rules.Waitpoint, ok bool, err error) {
+	if _, canonical := parseUUID(string(id)); !canonical {
+		return 0, w, false, nil
+	}
 	q := c.Stmt(qSelectWaitpoint)
 	q.Int(int64(part))
 	bindUUID(q, id)
@@ -194,9 +197,6 @@ func (s *Store) ListPendingWaitpoints(ctx context.Context, a flowfabric.ListPend
 
 // ReadWaitpointToken returns the token of an open waitpoint of the execution.
 func (s *Store) ReadWaitpointToken(ctx context.Context, id flowfabric.ExecutionID, waitpoint flowfabric.WaitpointID) (token flowfabric.WaitpointToken, err error) {
-	if err := flowfabric.ValidateUUID("waitpoint_id", string(waitpoint)); err != nil {
-		return token, err
-	}
 	const op = "read_waitpoint_token"
 	err = s.read(ctx, op, id, false, func(c Conn, r *row) error {
 		if r == nil || !r.hasWait {
