@@ -39,8 +39,8 @@ func (b *Backend) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignal
 	if err := checkID(a.ExecutionID); err != nil {
 		return nil, err
 	}
-	if err := flowfabric.ValidateUUID("attempt_id", string(a.AttemptID)); err != nil {
-		return nil, err
+	if a.AttemptID == "" {
+		return nil, flowfabric.InvalidInput("attempt_id", "must not be empty")
 	}
 	path, err := b.attemptOf(ctx, wire.RouteAttemptResumeSignals, a.ExecutionID, flowfabric.Fence{AttemptID: a.AttemptID})
 	if err != nil {

@@ -14,8 +14,8 @@ type WaitpointBinding struct {
 	WaitpointKey *string                `json:"waitpoint_key,omitempty" maxLength:"256" doc:"Of a fresh waitpoint; a pending one has its key already."`
 }
 
-// ResumePolicy says how an execution resumes. (Specification 03, section 3.7.)
-type ResumePolicy struct {
+// WaitResumePolicy says how an execution resumes. (Specification 03, section 3.7.)
+type WaitResumePolicy struct {
 	ResumeTarget           *string `json:"resume_target,omitempty" enum:"runnable" default:"runnable"`
 	ResumeDelayMs          *int64  `json:"resume_delay_ms,omitempty" minimum:"0" default:"0"`
 	CloseWaitpointOnResume *bool   `json:"close_waitpoint_on_resume,omitempty" default:"true"`
@@ -30,7 +30,7 @@ type SuspendRequest struct {
 	ReasonCode      flowfabric.SuspendReason     `json:"reason_code" enum:"waiting_for_signal,step_boundary,waiting_for_approval,waiting_for_callback,waiting_for_tool_result,waiting_for_operator_review,manual_pause,paused_by_policy"`
 	Waitpoints      []WaitpointBinding           `json:"waitpoints" minItems:"1" maxItems:"64" doc:"The first is the primary one."`
 	ResumeCondition json.RawMessage              `json:"resume_condition" doc:"One object with v 1 beside its kind: single, all_of, count, operator_only or timeout_only."`
-	ResumePolicy    *ResumePolicy                `json:"resume_policy,omitempty"`
+	ResumePolicy    *WaitResumePolicy            `json:"resume_policy,omitempty"`
 	RequestedBy     *flowfabric.SuspendRequester `json:"requested_by,omitempty" enum:"worker,operator,policy,system_timeout_policy" default:"worker"`
 	TimeoutAt       *flowfabric.Millis           `json:"timeout_at,omitempty" doc:"Unix milliseconds of the store's clock; at most one of the two times."`
 	TimeoutMs       *int64                       `json:"timeout_ms,omitempty" minimum:"1" doc:"From the store's now."`
@@ -45,7 +45,7 @@ func NewSuspendRequest(a flowfabric.SuspendArgs) SuspendRequest {
 	r := SuspendRequest{
 		Fence: NewFence(a.Fence), SuspensionID: a.SuspensionID, ReasonCode: a.ReasonCode, Waitpoints: make([]WaitpointBinding, len(a.Waitpoints)),
 		ResumeCondition: a.ResumeCondition.JSON(), RequestedBy: opt(a.RequestedBy),
-		ResumePolicy: &ResumePolicy{
+		ResumePolicy: &WaitResumePolicy{
 			ResumeTarget: opt(a.ResumePolicy.ResumeTarget), ResumeDelayMs: opt(a.ResumePolicy.ResumeDelayMs),
 			CloseWaitpointOnResume: a.ResumePolicy.CloseWaitpointOnResume, ConsumeMatchedSignals: a.ResumePolicy.ConsumeMatchedSignals,
 		},
