@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -38,7 +39,7 @@ reads the tokens file and the certificates again.`,
   flowfabric serve --data-dir /var/lib/flowfabric --lanes default,media
   FF_API_TOKEN_FILE=/etc/flowfabric/token flowfabric serve --listen-addr 0.0.0.0:9090
   flowfabric serve --backend memory
-  flowfabric serve --backend valkey://127.0.0.1:6379`,
+  FF_WAITPOINT_HMAC_SECRET_FILE=secret flowfabric serve --backend valkey://127.0.0.1:6379`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := c.settings(cmd)
@@ -71,6 +72,7 @@ type process struct {
 type ownStore interface {
 	flowfabric.Backend
 	DeclareLanes(ctx context.Context, lanes []flowfabric.LaneID) error
+	SeedWaitpointSecret(ctx context.Context, kid, secretHex string) (flowfabric.SeedWaitpointSecretResult, error)
 }
 
 // serveGCPercent lets a server collect less often than the default of 100: up to
@@ -134,7 +136,7 @@ func (p *process) start(ctx context.Context) (err error) {
 	if err := p.openStore(ctx, metrics); err != nil {
 		return err
 	}
-	if err := p.seedSecret(); err != nil {
+	if err := p.seedSecret(ctx); err != nil {
 		return err
 	}
 	if err := p.backend.DeclareLanes(ctx, p.cfg.Lanes); err != nil {
@@ -330,13 +332,46 @@ func filled(c flowfabric.PartitionConfig) flowfabric.PartitionConfig {
 	return c
 }
 
-// seedSecret sees to the waitpoint secret once the store is ours.
-func (p *process) seedSecret() error {
-	s, err := p.cfg.EnsureSecret()
-	if err == nil && s.Origin == config.SecretGenerated && s.Path != "" {
+// seedSecret gives the store, once it is ours, its waitpoint key. A store that
+// holds another keeps it: an operator has rotated since, and only an operator
+// does. (Specification 08, section 6.2.)
+func (p *process) seedSecret(ctx context.Context) error {
+	kids, err := p.backend.ListWaitpointKIDs(ctx)
+	if err != nil {
+		return fmt.Errorf("waitpoint key: %w", err)
+	}
+	s, err := p.cfg.EnsureSecret(kids.CurrentKID != "")
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.Origin == config.SecretStored:
+		p.log.Warn("no waitpoint secret is configured and the secret file is missing; the store's own keys hold",
+			"path", filepath.Join(p.cfg.DataDir, config.SecretFile), "kid", kids.CurrentKID)
+		return nil
+	case s.Origin == config.SecretGenerated && s.Path != "":
 		p.log.Info("waitpoint secret generated; keep it with your backups", "path", s.Path)
 	}
-	return err
+	res, err := p.backend.SeedWaitpointSecret(ctx, p.cfg.WaitpointKID, s.Hex)
+	if err != nil {
+		return fmt.Errorf("waitpoint key: %w", err)
+	}
+	p.tellSeeding(res)
+	return nil
+}
+
+// tellSeeding logs what the seeding found, one line at most of each kind.
+func (p *process) tellSeeding(res flowfabric.SeedWaitpointSecretResult) {
+	if n := res.Copies[flowfabric.SeedInstalled]; n > 0 {
+		p.log.Info("waitpoint key installed", "kid", p.cfg.WaitpointKID, "copies", n)
+	}
+	if n := res.Copies[flowfabric.SeedRepaired]; n > 0 {
+		p.log.Warn("the waitpoint key had lost its secret; it is back", "kid", p.cfg.WaitpointKID, "copies", n)
+	}
+	if n := res.Copies[flowfabric.SeedKept]; n > 0 {
+		p.log.Warn("the configured waitpoint key or secret is not the store's current one, which was rotated since; the store's holds",
+			"configured_kid", p.cfg.WaitpointKID, "kid", res.CurrentKID, "copies", n)
+	}
 }
 
 // startControlSocket lets commands reach the store while this process owns it.
