@@ -291,6 +291,8 @@ func (p *process) storeConfig(metrics *server.Metrics) sqlite.Config {
 		PoolSize:        p.cfg.EmbeddedPoolSize,
 		StrictLanes:     p.cfg.StrictLanes,
 		Engine:          p.engineConfig(metrics),
+		// Its secret is on disk before the store has it: see seedSecret.
+		NoWaitpointSecret: true,
 	}
 }
 
