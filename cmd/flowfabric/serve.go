@@ -53,6 +53,10 @@ reads the tokens file and the certificates again.`,
 	return cmd
 }
 
+// maxListeners is how many ports a server has at most: its API's, the metrics' and
+// the callbacks'.
+const maxListeners = 3
+
 // process is a server on its way up, at work, or on its way down. Every part is
 // nil until it is started.
 type process struct {
@@ -62,6 +66,7 @@ type process struct {
 
 	server    *server.Server
 	listeners []net.Listener
+	callbacks string // the address of the callbacks' own listener; "" without one
 	serving   sync.WaitGroup
 	failed    chan error // a listener that ended by itself
 	backend   ownStore
@@ -84,7 +89,7 @@ func (c *cli) serve(ctx context.Context, loaded *config.Loaded) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(serveGCPercent)
 	}
-	p := &process{cli: c, cfg: loaded, log: newLogger(c.err, loaded.Log, isTerminal(c.err)), failed: make(chan error, 2)}
+	p := &process{cli: c, cfg: loaded, log: newLogger(c.err, loaded.Log, isTerminal(c.err)), failed: make(chan error, maxListeners)}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -148,6 +153,10 @@ func (p *process) start(ctx context.Context) (err error) {
 
 func (p *process) serverConfig(metrics *server.Metrics) server.Config {
 	c := p.cfg
+	callbackRate := float64(c.CallbackRateLimit)
+	if callbackRate == 0 {
+		callbackRate = -1 // a server's 0 is its default
+	}
 	return server.Config{
 		ListenAddr:           c.ListenAddr,
 		APIToken:             c.APIToken,
@@ -158,6 +167,11 @@ func (p *process) serverConfig(metrics *server.Metrics) server.Config {
 		RateLimit:            float64(c.RateLimit),
 		MetricsAuth:          c.MetricsAuth,
 		SeparateMetrics:      c.MetricsAddr != "",
+		DisableCallbacks:     !c.Callbacks,
+		SeparateCallbacks:    c.CallbackAddr != "",
+		CallbackCORS:         c.CallbackCORS,
+		CallbackRateLimit:    callbackRate,
+		KeyGrace:             &c.WaitpointGrace,
 		TLSCertFile:          c.TLSCertFile,
 		TLSKeyFile:           c.TLSKeyFile,
 		TLSClientCAFile:      c.TLSClientCAFile,
@@ -175,20 +189,31 @@ func (p *process) serverConfig(metrics *server.Metrics) server.Config {
 // bind opens the ports, all or none; until the server has its store only the
 // probes answer there.
 func (p *process) bind(ctx context.Context) error {
-	main, err := net.Listen("tcp", p.cfg.ListenAddr)
-	if err != nil {
-		return p.explainListen(ctx, "FF_LISTEN_ADDR", p.cfg.ListenAddr, err)
-	}
-	p.listeners = append(p.listeners, main)
-	if p.cfg.MetricsAddr != "" {
-		metrics, err := net.Listen("tcp", p.cfg.MetricsAddr)
-		if err != nil {
-			return p.explainListen(ctx, "FF_METRICS_ADDR", p.cfg.MetricsAddr, err)
+	var answers []func()
+	for _, l := range []struct {
+		variable, addr string
+		serve          func(net.Listener) error
+	}{
+		{"FF_LISTEN_ADDR", p.cfg.ListenAddr, p.server.Serve},
+		{"FF_METRICS_ADDR", p.cfg.MetricsAddr, p.server.ServeMetrics},
+		{"FF_CALLBACK_ADDR", p.cfg.CallbackAddr, p.server.ServeCallbacks},
+	} {
+		if l.addr == "" {
+			continue
 		}
-		p.listeners = append(p.listeners, metrics)
-		p.answer(metrics, p.server.ServeMetrics)
+		bound, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			return p.explainListen(ctx, l.variable, l.addr, err)
+		}
+		p.listeners = append(p.listeners, bound)
+		answers = append(answers, func() { p.answer(bound, l.serve) })
+		if l.variable == "FF_CALLBACK_ADDR" {
+			p.callbacks = bound.Addr().String()
+		}
 	}
-	p.answer(main, p.server.Serve)
+	for _, answer := range answers {
+		answer()
+	}
 	return nil
 }
 
@@ -397,17 +422,21 @@ func (p *process) announce() {
 	address := p.address()
 	fmt.Fprintf(p.out, "FlowFabric is ready at %s  (%s, process %d; stop with Ctrl-C)\n", address, p.storeName(), os.Getpid())
 	p.log.Info("ready", "address", address, "version", buildVersion(), "backend", p.storeName())
+	if p.callbacks != "" {
+		p.log.Info("callbacks have a listener of their own", "address", p.scheme()+"://"+p.callbacks)
+	}
 	if p.ready != nil {
 		p.ready(address)
 	}
 }
 
-func (p *process) address() string {
-	scheme := "http"
+func (p *process) address() string { return p.scheme() + "://" + p.listeners[0].Addr().String() }
+
+func (p *process) scheme() string {
 	if p.cfg.TLSCertFile != "" {
-		scheme = "https"
+		return "https"
 	}
-	return scheme + "://" + p.listeners[0].Addr().String()
+	return "http"
 }
 
 func (p *process) storeName() string {

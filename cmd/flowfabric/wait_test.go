@@ -75,9 +75,6 @@ func openDesk(t *testing.T) *desk {
 func serverDesk(t *testing.T) *desk {
 	t.Helper()
 	d := deploy(t)
-	if _, err := d.backend.SeedWaitpointSecret(t.Context(), flowfabric.DefaultKID, testSecret); err != nil {
-		t.Fatal(err)
-	}
 	return &desk{t: t, b: d.backend, do: func(asks bool, input string, args ...string) result {
 		return runAt(t.Context(), asks, openTarget, input, append(args, "--server", d.url)...)
 	}}
