@@ -47,6 +47,7 @@ type Store struct {
 	workers  map[workerKey]*flowfabric.WorkerRegistration
 	labels   map[bucket]rules.Label
 	logs     map[flowfabric.Feed]*feedLog
+	ring     rules.KeyRing
 	watchers map[int]func([]flowfabric.WakeEvent)
 	nextID   int
 	closed   bool
@@ -61,6 +62,7 @@ type entry struct {
 	input   flowfabric.ExecutionInput
 	result  flowfabric.ExecutionResult
 	counted bool // its lease counts against the lane's max_concurrency
+	waits   waits
 }
 
 type idempotencyKey struct {
@@ -209,6 +211,7 @@ func (m *Store) keep(e *entry, fx *rules.Effects, now flowfabric.Millis) {
 	if x.OwnershipState != flowfabric.OwnershipLeased {
 		e.counted = false
 	}
+	e.waits.keep(x.ExecutionID, e.st.Wait, fx.Wait, now)
 	var completion *flowfabric.Event
 	for i := range fx.Events {
 		ev := m.record(fx.Events[i])

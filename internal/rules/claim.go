@@ -586,6 +586,9 @@ func join(a, b Effects) Effects {
 	}
 	b.Events = append(a.Events, b.Events...)
 	b.Owed = append(a.Owed, b.Owed...)
+	if b.Wait == nil {
+		b.Wait = a.Wait
+	}
 	if b.Superseded == nil {
 		b.Superseded = a.Superseded
 	}

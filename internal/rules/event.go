@@ -13,6 +13,7 @@ const (
 	causeReclaimCap        = "reclaim_cap"
 	causeAttemptTimeout    = string(flowfabric.ExpireAttemptTimeout)
 	causeExecutionDeadline = string(flowfabric.ExpireExecutionDeadline)
+	causeSuspension        = "suspension_timeout"
 )
 
 // The reasons of released events. (Specification 01, section 6.)
@@ -24,6 +25,7 @@ const (
 	releasedWorkerDelay  = "worker_delay"
 	releasedTimeout      = "attempt_timeout"
 	releasedDeadline     = "execution_deadline"
+	releasedSuspend      = "suspend"
 	reasonMaxReclaims    = "max_reclaims_exceeded"
 	reasonLeaseExpired   = "lease_expired"
 	reasonLeaseRevoked   = "lease_revoked"
@@ -35,8 +37,7 @@ const (
 	streamCancelled      = "attempt_cancelled"
 	streamExpired        = "expired"
 	streamReclaimed      = "reclaimed"
-	suspensionCancelled  = "cancelled"
-	suspensionDeadline   = "deadline_expired"
+	streamSuspension     = "suspension_timeout"
 	acquiredByClaim      = "claim"
 	acquiredDirectly     = "direct"
 	acquiredByOperator   = "operator"

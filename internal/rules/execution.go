@@ -246,7 +246,7 @@ func Cancel(s *State, a flowfabric.CancelExecutionArgs, now flowfabric.Millis) (
 	if e.CancelledBy == "" {
 		e.CancelledBy = string(src)
 	}
-	t.end(flowfabric.OutcomeCancelled, cancelCause(src), suspensionCancelled)
+	t.end(flowfabric.OutcomeCancelled, cancelCause(src), flowfabric.ClosedCancelled)
 	if receipt != nil {
 		receipt.PublicState, receipt.PreviousPhase = flowfabric.PublicCancelled, previous
 	}

@@ -101,21 +101,31 @@ func staleLease(e *flowfabric.Execution) error {
 // caller's to set.
 func (t *step) release(op flowfabric.ReceiptOp, src flowfabric.Source, reason string) *flowfabric.ReleaseReceipt {
 	e := &t.s.Exec
-	t.owe()
-	e.AttemptTimeoutAt = 0
-	if e.CurrentLeaseID == "" {
-		return nil
-	}
-	t.leaseEvent(flowfabric.EventReleased).Reason = reason
 	receipt := &flowfabric.ReleaseReceipt{
 		Op: op, Source: src, LeaseID: e.CurrentLeaseID, LeaseEpoch: e.CurrentLeaseEpoch, AttemptID: e.CurrentAttemptID,
 	}
+	if !t.giveUp(reason) {
+		return nil
+	}
 	e.ReleaseReceipt = receipt
+	return receipt
+}
+
+// giveUp is release without a receipt; it reports whether there was a lease to
+// give up.
+func (t *step) giveUp(reason string) bool {
+	e := &t.s.Exec
+	t.owe()
+	e.AttemptTimeoutAt = 0
+	if e.CurrentLeaseID == "" {
+		return false
+	}
+	t.leaseEvent(flowfabric.EventReleased).Reason = reason
 	e.OwnershipState = flowfabric.OwnershipUnowned
 	e.CurrentLeaseID, e.CurrentWorkerID, e.CurrentWorkerInstanceID = "", "", ""
 	e.LeaseAcquiredAt, e.LeaseExpiresAt, e.LeaseLastRenewedAt, e.LeaseRenewalDeadline = 0, 0, 0, 0
 	t.s.Lease = LeaseDetail{}
-	return receipt
+	return true
 }
 
 // owe moves the admissions that grant or lease hold to the outbox.
@@ -168,14 +178,13 @@ func (t *step) endAttempt(end attemptEnd) {
 }
 
 // end makes the execution terminal, once attempt and lease are dealt with and
-// the failure or cancellation fields are set. It returns the completion event.
-func (t *step) end(outcome flowfabric.TerminalOutcome, cause, suspensionClosed string) *flowfabric.Event {
+// the failure or cancellation fields are set. waits is the reason with which an
+// open suspension closes. It returns the completion event.
+func (t *step) end(outcome flowfabric.TerminalOutcome, cause string, waits flowfabric.SuspensionCloseReason) *flowfabric.Event {
 	e := &t.s.Exec
 	t.dropGrant()
 	t.owe()
-	if e.CurrentSuspensionID != "" {
-		e.CurrentSuspensionID, e.CurrentWaitpointID = "", ""
-	}
+	t.endWaits(waits)
 	e.LifecyclePhase = flowfabric.PhaseTerminal
 	e.OwnershipState = flowfabric.OwnershipUnowned
 	e.EligibilityState = flowfabric.EligibilityNotApplicable

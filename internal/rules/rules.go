@@ -86,6 +86,9 @@ type WaitChange struct {
 	// Rewritten are recorded signals whose effect or consumption changed, without
 	// payloads.
 	Rewritten []flowfabric.RecordedSignal
+	// Consumed are the satisfiers that State.Wait.Suspension consumed now: to be
+	// marked after New and Rewritten.
+	Consumed []flowfabric.SignalID
 }
 
 // Grant is a grant as the store keeps it.

@@ -512,6 +512,11 @@ func TestSpec01_S24_CancelWhileSuspended(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantVector(vCancelled)
+	wait := w.fx.Wait
+	if wait == nil || !wait.Suspension || w.s.Wait.Suspension.CloseReason != flowfabric.ClosedCancelled ||
+		len(wait.Waitpoints) != 1 || wait.Waitpoints[0].CloseReason != "cancelled" || len(w.s.Wait.Open) != 0 {
+		t.Errorf("waits %+v", wait)
+	}
 	if w.s.Exec.CurrentSuspensionID != "" || w.s.Exec.CurrentWaitpointID != "" {
 		t.Errorf("effects %+v", w.fx)
 	}
@@ -520,18 +525,29 @@ func TestSpec01_S24_CancelWhileSuspended(t *testing.T) {
 	}
 }
 
-// suspend puts an active execution where the suspension primitive will.
+// testRing is a key ring of one key.
+var testRing = rules.KeyRing{Current: "k1", Secrets: map[string]string{"k1": strings.Repeat("ab", 32)}}
+
+// suspend suspends an active execution on one fresh waitpoint.
 func suspend(w *world) {
 	w.t.Helper()
-	a := *w.s.Attempt
-	a.AttemptState, a.SuspendedAt, a.PauseKind, a.SuspensionID = flowfabric.AttemptSuspended, w.now, flowfabric.PauseSuspension, "susp"
-	w.s.Attempt = &a
 	e := &w.s.Exec
-	e.LifecyclePhase, e.OwnershipState, e.AttemptState = flowfabric.PhaseSuspended, flowfabric.OwnershipUnowned, flowfabric.AttemptInterrupted
-	e.BlockingReason, e.PublicState = flowfabric.ReasonWaitingForSignal, flowfabric.PublicSuspended
-	e.CurrentSuspensionID, e.CurrentWaitpointID = "susp", "wp"
-	e.CurrentLeaseID, e.CurrentWorkerID, e.CurrentWorkerInstanceID, e.LeaseExpiresAt = "", "", "", 0
-	w.check()
+	args, err := rules.PrepareSuspend(flowfabric.SuspendArgs{
+		ExecutionID:     e.ExecutionID,
+		Fence:           flowfabric.Fence{LeaseID: e.CurrentLeaseID, LeaseEpoch: e.CurrentLeaseEpoch, AttemptID: e.CurrentAttemptID},
+		SuspensionID:    flowfabric.SuspensionID(w.uuid()),
+		Waitpoints:      []flowfabric.WaitpointBinding{{WaitpointID: flowfabric.WaitpointID(w.uuid()), WaitpointKey: "review"}},
+		ResumeCondition: flowfabric.Single("review", flowfabric.ByName("approved")),
+		ReasonCode:      flowfabric.SuspendWaitingForSignal,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_, fx, err := rules.Suspend(w.s, rules.SuspendInput{Args: args, Stored: make([]*rules.StoredWaitpoint, 1), Ring: testRing}, w.now)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.did(fx)
 }
 
 func TestSpec01_S25_WorkerCancelNeedsFence(t *testing.T) {

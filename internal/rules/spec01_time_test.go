@@ -80,7 +80,7 @@ func TestSpec01_S31_ExecutionDeadline(t *testing.T) {
 	suspended.now += 500
 	suspended.tick()
 	suspended.wantVector(vExpired)
-	if "deadline_expired" != "deadline_expired" || suspended.s.Attempt.FailureReason != "execution_deadline" {
+	if x := suspended.s.Wait.Suspension; x.CloseReason != flowfabric.ClosedDeadlineExpired || suspended.s.Attempt.FailureReason != "execution_deadline" {
 		t.Errorf("effects %+v", suspended.fx)
 	}
 }

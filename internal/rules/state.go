@@ -214,11 +214,16 @@ func Place(s *State, now flowfabric.Millis) Placement {
 		if e.EligibilityState == flowfabric.NotEligibleUntilTime {
 			p.DueAt = e.DelayUntil
 		}
+	case flowfabric.PhaseSuspended:
+		if s.Wait != nil && s.Wait.Suspension != nil {
+			p.DueAt = s.Wait.Suspension.TimeoutAt
+		}
 	case flowfabric.PhaseTerminal:
 		p.DueAt = e.PurgeAfter
 		return p
 	}
 	p.DueAt = sooner(p.DueAt, e.ExecutionDeadlineAt)
+	p.DueAt = sooner(p.DueAt, pendingExpiry(s))
 	if s.Grant != nil && !s.Grant.Lapsed {
 		p.DueAt = sooner(p.DueAt, s.Grant.ExpiresAt)
 	}

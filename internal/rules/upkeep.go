@@ -69,7 +69,7 @@ func expireDeadline(s *State, now flowfabric.Millis) (flowfabric.UpkeepOutcome, 
 		override: true, stream: streamExpired})
 	e.FailureReason, e.FailureCategory = releasedDeadline, categoryDeadline
 	receipt := t.release(flowfabric.ReceiptExpire, flowfabric.SourceSystemTimeout, releasedDeadline)
-	t.end(flowfabric.OutcomeExpired, causeExecutionDeadline, suspensionDeadline)
+	t.end(flowfabric.OutcomeExpired, causeExecutionDeadline, flowfabric.ClosedDeadlineExpired)
 	if receipt != nil {
 		receipt.PublicState = flowfabric.PublicExpired
 	}
@@ -97,12 +97,16 @@ func NextDuty(s *State, now flowfabric.Millis) Duty {
 		return DutyExecutionDeadline
 	case e.LifecyclePhase == flowfabric.PhaseActive && reached(e.AttemptTimeoutAt, now):
 		return DutyAttemptTimeout
+	case suspensionDue(s, now):
+		return DutySuspensionTimeout
 	case leaseDuty(s, now):
 		return DutyLeaseExpiry
 	case s.Grant != nil && !s.Grant.Lapsed && s.Grant.ExpiresAt <= now:
 		return DutyGrantLapse
 	case e.EligibilityState == flowfabric.NotEligibleUntilTime && e.DelayUntil <= now:
 		return DutyDelayedPromotion
+	case reached(pendingExpiry(s), now):
+		return DutyWaitpointExpiry
 	}
 	return DutyNone
 }
@@ -133,8 +137,13 @@ func RunDuty(s *State, d Duty, now flowfabric.Millis, rnd Rand) Effects {
 	case DutyAttemptTimeout:
 		_, fx := expireAttempt(s, now, rnd)
 		return fx
+	case DutySuspensionTimeout:
+		_, fx := ExpireSuspension(s, now)
+		return fx
 	case DutyLeaseExpiry:
 		return runLeaseDuty(s, now)
+	case DutyWaitpointExpiry:
+		return ExpireWaitpoints(s, now)
 	case DutyGrantLapse:
 		return LapseGrant(s, now)
 	case DutyDelayedPromotion:
