@@ -10,24 +10,13 @@ import (
 )
 
 // HeaderToken is the header that carries a waitpoint's token.
-const HeaderToken = "FF-Waitpoint-Token"
-
-// callback is the body of a callback; all of it is optional.
-type callback struct {
-	WaitpointToken  string `json:"waitpoint_token,omitempty"`
-	SignalName      string `json:"signal_name,omitempty"`
-	SourceIdentity  string `json:"source_identity,omitempty"`
-	Payload         []byte `json:"payload,omitempty"`
-	PayloadEncoding string `json:"payload_encoding,omitempty"`
-	CorrelationID   string `json:"correlation_id,omitempty"`
-	IdempotencyKey  string `json:"idempotency_key,omitempty"`
-}
+const HeaderToken = wire.HeaderWaitpointToken
 
 // DecodeCallback reads a request as the engine's own callback route does: the
 // execution and the waitpoint are the path values execution_id and waitpoint_id,
 // or without those the last two segments of the path; the token is in the header
-// FF-Waitpoint-Token, else in the field waitpoint_token of the body, never in
-// the URL. The body is a JSON object of which every field is optional:
+// FF-Waitpoint-Token or in the field waitpoint_token of the body, never in the
+// URL. The body is a JSON object of which every field is optional:
 // signal_name (callback), source_identity (callback), payload (base64),
 // payload_encoding, correlation_id, idempotency_key. The source type is webhook
 // and the category callback. (Specification 08, section 4.4.)
@@ -41,29 +30,19 @@ func DecodeCallback(r *http.Request) (flowfabric.DeliverSignalArgs, error) {
 	if err := flowfabric.ValidateUUID("waitpoint_id", waitpoint); err != nil {
 		return args, err
 	}
-	args.ExecutionID, args.WaitpointID = id, flowfabric.WaitpointID(waitpoint)
-	var body callback
+	var body wire.CallbackRequest
 	if err := readBody(r, &body); err != nil {
 		return args, err
 	}
-	token := r.Header.Get(HeaderToken)
-	if token == "" {
-		token = body.WaitpointToken
+	tokens := r.Header.Values(HeaderToken)
+	switch len(tokens) {
+	case 0:
+		tokens = []string{""}
+	case 1:
+	default:
+		return args, flowfabric.InvalidInput(HeaderToken, "is given more than once")
 	}
-	args.Token = flowfabric.NewWaitpointToken(token)
-	args.Signal = flowfabric.Signal{
-		Name: or(body.SignalName, "callback"), Category: flowfabric.SignalCategoryCallback, SourceType: flowfabric.SourceTypeWebhook,
-		SourceIdentity: or(body.SourceIdentity, "callback"), Payload: body.Payload, PayloadEncoding: body.PayloadEncoding,
-		CorrelationID: body.CorrelationID, IdempotencyKey: body.IdempotencyKey,
-	}
-	return args, nil
-}
-
-func or(given, standard string) string {
-	if given == "" {
-		return standard
-	}
-	return given
+	return body.Args(id, flowfabric.WaitpointID(waitpoint), tokens[0])
 }
 
 // target returns the execution and the waitpoint a request's path names.
@@ -80,7 +59,7 @@ func target(r *http.Request) (execution, waitpoint string) {
 }
 
 // readBody decodes a body of JSON; none stands for an empty object.
-func readBody(r *http.Request, body *callback) error {
+func readBody(r *http.Request, body *wire.CallbackRequest) error {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil
 	}
