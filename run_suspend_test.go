@@ -21,6 +21,13 @@ func (f *fakeBackend) primary(id ExecutionID) (WaitpointID, WaitpointToken) {
 	return w.id, w.token
 }
 
+// anHour bounds a wait: in the time of a test it is over at once.
+func anHour(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // onReady is a handler that waits for the signal "ready" and returns what it saw.
 func onReady(o SuspendOptions) RawHandler {
 	return func(ctx context.Context, t *Task, _ []byte) ([]byte, error) {
@@ -67,7 +74,7 @@ func TestSuspendOn(t *testing.T) {
 		if err != nil || out.Status != SignalTriggeredResume {
 			t.Errorf("ready: %+v, %v", out, err)
 		}
-		ended, err := client.Wait(t.Context(), id)
+		ended, err := client.Wait(anHour(t), id)
 		if e := f.get(id); err != nil || string(ended.Result) != "resume 42 note" || e.attempts != 1 || e.epoch != 2 {
 			t.Errorf("%s, %d attempts, epoch %d, %v", ended.Result, e.attempts, e.epoch, err)
 		}
@@ -111,7 +118,7 @@ func runOne(t *testing.T, w *Worker, kind string) (ExecutionID, WaitExecutionRes
 	t.Helper()
 	r := run(t, w)
 	defer r.end(t)
-	created, ended, err := NewClient(w.Backend()).SubmitAndWait(t.Context(), CreateExecutionArgs{Kind: kind})
+	created, ended, err := NewClient(w.Backend()).SubmitAndWait(anHour(t), CreateExecutionArgs{Kind: kind})
 	return created.ExecutionID, ended, err
 }
 
@@ -166,17 +173,31 @@ func TestSuspendOnRefused(t *testing.T) {
 			f.change(func() { f.executions[task.ExecutionID()].revoked = true })
 			return nil, SuspendOn(ready("k"))
 		}))
+		must(t, HandleRaw(w, "lost", func(_ context.Context, task *Task, _ []byte) ([]byte, error) {
+			if task.AttemptIndex() > 0 {
+				return nil, nil
+			}
+			return nil, SuspendOn(ready("k"))
+		}))
 		r := run(t, w)
 		client := NewClient(f)
 		for kind, reason := range map[string]string{"bad": "allof_empty_members", "early": "timeout_ms"} {
-			created, _, err := client.SubmitAndWait(t.Context(), CreateExecutionArgs{Kind: kind})
+			created, _, err := client.SubmitAndWait(anHour(t), CreateExecutionArgs{Kind: kind})
 			must(t, err)
 			if e := f.get(created.ExecutionID); e.state != PublicFailed || e.category != CategoryHandlerError || !strings.Contains(e.reason, reason) {
 				t.Errorf("%s: %s, %s, %q", kind, e.state, e.category, e.reason)
 			}
 		}
 		fails := f.count("fail_execution")
-		created, ended, err := client.SubmitAndWait(t.Context(), CreateExecutionArgs{Kind: "stale"})
+		for _, code := range []Code{CodeExecutionNotActive, CodeAlreadySuspended} {
+			f.setBefore(always(NewError(code, "injected"), "suspend"))
+			id := f.add(1, "lost", "")[0]
+			if _, err := client.Wait(anHour(t), id); err != nil || f.count("fail_execution") != fails || f.get(id).attempts != 2 {
+				t.Errorf("%s: %d attempts, %d fails, %v", code, f.get(id).attempts, f.count("fail_execution")-fails, err)
+			}
+		}
+		f.setBefore(nil)
+		created, ended, err := client.SubmitAndWait(anHour(t), CreateExecutionArgs{Kind: "stale"})
 		if err != nil || string(ended.Result) != "second" || f.count("fail_execution") != fails || f.get(created.ExecutionID).attempts != 2 {
 			t.Errorf("stale: %s, %v", ended.Result, err)
 		}
@@ -207,7 +228,7 @@ func TestSuspendOnSurvivesOutage(t *testing.T) {
 		waitpoint, token := f.primary(id)
 		_, err := NewClient(f).DeliverSignal(t.Context(), id, waitpoint, token, Signal{Name: "ready"})
 		must(t, err)
-		if _, err := NewClient(f).Wait(t.Context(), id); err != nil {
+		if _, err := NewClient(f).Wait(anHour(t), id); err != nil {
 			t.Fatal(err)
 		}
 		r.end(t)

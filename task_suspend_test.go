@@ -183,6 +183,19 @@ func TestSpec03_S22_SuspendByTriple(t *testing.T) {
 	})
 }
 
+// TestSuspendByHandleEndsTheTask: a task of the worker goes with its handle.
+func TestSuspendByHandleEndsTheTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		w, task := waitingTask(t, f)
+		defer closeWorker(t, w)
+		r, err := w.SuspendHandle(t.Context(), task.Handle(), ready("go"))
+		if err != nil || r.Suspended == nil || task.Handle() != r.Suspended.Handle || w.permits.inUse() != 0 {
+			t.Errorf("%+v, %v, %d permits", r, err, w.permits.inUse())
+		}
+	})
+}
+
 // TestSuspendByHandleOfALostTask suspends what no task of the worker holds.
 func TestSuspendByHandleOfALostTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
