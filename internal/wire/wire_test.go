@@ -330,6 +330,7 @@ func TestResultsRoundTrip(t *testing.T) {
 	event := full[flowfabric.Event]()
 	event.EventID, event.Partition, event.Seq, event.Cursor, event.Feed = "3-9", 3, 9, "", flowfabric.FeedLeases
 	event.Outcome, event.PublicState, event.ReplayCount, event.Cause, event.FailureCategory, event.FailureReason, event.ResultSize = "", "", nil, "", "", "", nil
+	event.SignalID, event.SignalName, event.WaitpointID, event.SourceIdentity, event.Effect = "", "", "", "", ""
 	same(t, "lease event", event, answered(t, wire.NewLeaseEvent(event)).Event(), nil)
 	feed := full[flowfabric.ReadFeedResult]()
 	for i := range feed.Events {
