@@ -184,7 +184,9 @@ func (s *site) claim(id flowfabric.ExecutionID) running {
 	return running{id, `"fence":` + string(fence), claim}
 }
 
-func (x running) e(rest string) string { return "/v1/executions/" + url.PathEscape(string(x.id)) + rest }
+func (x running) e(rest string) string {
+	return "/v1/executions/" + url.PathEscape(string(x.id)) + rest
+}
 func (x running) a(rest string) string {
 	return x.e(fmt.Sprintf("/attempts/%d%s", x.claim.AttemptIndex, rest))
 }
@@ -227,7 +229,9 @@ func signal(waitpoint, token, name, more string) string {
 
 func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
-func (s *site) state(x running) string { return s.call("GET", x.e("/state"), "").want(200).text("public_state") }
+func (s *site) state(x running) string {
+	return s.call("GET", x.e("/state"), "").want(200).text("public_state")
+}
 
 // secretsStay checks that a text holds no token.
 func secretsStay(t *testing.T, what, text string, tokens ...string) {
