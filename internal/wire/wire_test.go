@@ -41,6 +41,9 @@ func (f *filler) fill(v reflect.Value) {
 	case reflect.TypeFor[json.RawMessage]():
 		v.SetBytes([]byte(`{"max_replay_count":` + strconv.FormatInt(f.n, 10) + `}`))
 		return
+	case reflect.TypeFor[flowfabric.ResumeCondition]():
+		v.Set(reflect.ValueOf(flowfabric.Single("v"+strconv.FormatInt(f.n, 10), flowfabric.AnySignal())))
+		return
 	case reflect.TypeFor[flowfabric.ClaimKind]():
 		v.SetString(string(flowfabric.ClaimReclaim))
 		return
