@@ -55,6 +55,9 @@ type Config struct {
 	WaitpointSecretHex string
 	// WaitpointKID names that secret's key; empty means k1.
 	WaitpointKID string
+	// NoWaitpointSecret leaves the key ring as it is, even empty, for whoever opens
+	// the store to seed it with SeedWaitpointSecret.
+	NoWaitpointSecret bool
 }
 
 // Backend is an open embedded store with its engine. It implements
@@ -138,7 +141,8 @@ func (b *Backend) open(ctx context.Context) (err error) {
 	}
 	b.Store = sqlstore.New(sqlstore.Config{Family: family, Version: zs.Version, Path: b.path, Partitions: b.cfg.PartitionConfig,
 		Feeds: b.cfg.Feeds, StrictLanes: b.cfg.StrictLanes, Logger: b.cfg.Logger,
-		WaitpointSecretHex: b.cfg.WaitpointSecretHex, WaitpointKID: b.cfg.WaitpointKID})
+		WaitpointSecretHex: b.cfg.WaitpointSecretHex, WaitpointKID: b.cfg.WaitpointKID,
+		NoWaitpointSecret: b.cfg.NoWaitpointSecret})
 	b.writer = newWriter(c, b.clock, b.Store.Hooks(), b.cfg.Logger)
 	newest, err := sqlstore.NewestInstant(c)
 	if err != nil {

@@ -17,6 +17,8 @@ type explanation struct {
 	Advice      []string                       `json:"advice"`
 	Routing     *flowfabric.RoutingExplanation `json:"routing,omitempty"`
 	Lane        *laneBrief                     `json:"lane,omitempty"`
+	// Suspension is what a suspended execution waits in.
+	Suspension *flowfabric.Suspension `json:"suspension,omitempty"`
 }
 
 type laneBrief struct {
@@ -75,6 +77,11 @@ func explain(ctx context.Context, b flowfabric.Backend, s *flowfabric.ExecutionS
 	if e.Routing, err = b.ExplainRouting(ctx, s.ExecutionID); err != nil {
 		return nil, err
 	}
+	if s.LifecyclePhase == flowfabric.PhaseSuspended {
+		if e.Suspension, err = openSuspension(ctx, b, s.ExecutionID); err != nil {
+			return nil, err
+		}
+	}
 	e.explainLive(s, p)
 	return e, nil
 }
@@ -89,7 +96,10 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 		e.Summary = fmt.Sprintf("it is running on %s, lease renewed %s", s.CurrentLease.WorkerInstanceID, p.when(s.CurrentLease.LastHeartbeatAt))
 	case s.LifecyclePhase == flowfabric.PhaseActive:
 		e.Summary = "its worker lost it (" + s.BlockingDetail + "); the next capable worker takes over, unless it is held (execution release-hold)"
-	case s.LifecyclePhase == flowfabric.PhaseSuspended:
+	case s.LifecyclePhase == flowfabric.PhaseSuspended && e.Suspension != nil:
+		e.Summary = p.waitSentence(e.Suspension)
+		e.adviseWaiting(id)
+	case s.LifecyclePhase == flowfabric.PhaseSuspended: // it has resumed since it was looked at
 		e.Summary = "it is suspended: " + string(s.BlockingReason)
 	case s.EligibilityState == flowfabric.NotEligibleUntilTime:
 		e.Summary = fmt.Sprintf("it is delayed (%s); it may run %s", s.BlockingReason, p.when(s.DelayUntil))
@@ -110,6 +120,17 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 		e.Summary = strings.TrimSpace(string(s.BlockingReason) + ": " + s.BlockingDetail)
 	}
 	e.adviseRouting(s)
+}
+
+// adviseWaiting says how a wait can be ended by hand.
+func (e *explanation) adviseWaiting(id string) {
+	x := e.Suspension
+	if len(x.ResumeCondition.Keys()) > 0 && x.EscalatedAt == 0 {
+		e.Advice = append(e.Advice, "decide: flowfabric waitpoint approve "+id+", or reject")
+	}
+	e.Advice = append(e.Advice,
+		"see how far it is: flowfabric execution suspension "+id,
+		"end the wait whatever it is for: flowfabric execution resume "+id)
 }
 
 func (e *explanation) adviseRouting(s *flowfabric.ExecutionSnapshot) {

@@ -219,7 +219,8 @@ func (s *station) launch() {
 		if bytes.HasPrefix(line, []byte("FlowFabric is ready at ")) {
 			close(ready)
 		}
-	}, &s.logs, serverBinary, append([]string{"serve", "--listen-addr", s.addr}, s.store...)...)
+	}, &s.logs, serverBinary, append([]string{"serve", "--listen-addr", s.addr,
+		"--waitpoint-hmac-secret", strings.Repeat("c5", 32)}, s.store...)...)
 }
 
 // up returns what is closed once the present server, or the next one when that

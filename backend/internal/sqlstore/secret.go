@@ -74,6 +74,9 @@ func (s *Store) loadRing(c Conn) (err error) {
 // bootRing seeds the key ring when the store opens: with the configured secret,
 // else, when the ring is empty, with a random one.
 func (s *Store) bootRing(c Conn) error {
+	if s.cfg.NoWaitpointSecret {
+		return nil
+	}
 	kid, secret := s.cfg.WaitpointKID, s.cfg.WaitpointSecretHex
 	if kid == "" {
 		kid = flowfabric.DefaultKID

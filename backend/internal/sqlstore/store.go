@@ -38,6 +38,8 @@ type Config struct {
 	// WaitpointKID (default k1); empty means a random secret.
 	WaitpointSecretHex string
 	WaitpointKID       string
+	// NoWaitpointSecret leaves the key ring to SeedWaitpointSecret.
+	NoWaitpointSecret bool
 }
 
 // Store implements flowfabric.Store over a DB.
