@@ -34,8 +34,8 @@
 // or execution id, fenced calls, claims by grant, registrations and heartbeats,
 // tags, replays with an expected count, suspends with an idempotency key, new
 // waitpoints and their closing, signals. Identifiers of waitpoints and signals are
-// minted here as well. They are repeated up to 3 times after a
-// retryable error, after a pause of 100 ms doubling each time with full jitter,
-// or of Retry-After if the server names one. ClaimForWorker, ClaimTasks and
-// everything else is sent once.
+// minted here as well. They are repeated up to 3 times after a retryable error,
+// after a pause of 100 ms doubling each time with full jitter, or of Retry-After
+// if the server names one. ClaimForWorker, ClaimTasks and everything else is sent
+// once.
 package remote
