@@ -3,6 +3,7 @@ package sqlite
 import (
 	"bytes"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -382,7 +383,7 @@ func TestFailedGroupOfWaits(t *testing.T) {
 		})
 	}
 	all.Go(func() { _ = b.Write(ctx, 1, func(*sqlstore.Tx) error { return errors.New("refused on purpose") }) })
-	for waiting := 0; waiting < len(effects)+1; {
+	for waiting := 0; waiting < len(effects)+1; runtime.Gosched() {
 		b.writer.mu.Lock()
 		waiting = len(b.writer.queue)
 		b.writer.mu.Unlock()
@@ -399,5 +400,42 @@ func TestFailedGroupOfWaits(t *testing.T) {
 	x, err := b.GetSuspension(ctx, task.ExecutionID)
 	if err != nil || x.SignalCount != 6 || x.MatchedSignalCount != 1 || rows(t, b, "signals") != 6 {
 		t.Errorf("suspension %+v, %v, %d signals", x, err, rows(t, b, "signals"))
+	}
+}
+
+// TestOneRotationAtATime: a rotation while another one runs is refused, and a
+// later one is not.
+func TestOneRotationAtATime(t *testing.T) {
+	b := quiet(t, "", backendtest.NewClock())
+	ctx := t.Context()
+	started, release := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		_ = b.Write(ctx, 1, func(*sqlstore.Tx) error {
+			close(started)
+			<-release
+			return nil
+		})
+	})
+	<-started
+	a := flowfabric.RotateWaitpointSecretArgs{NewKID: "k2", NewSecretHex: strings.Repeat("cd", 32)}
+	all.Go(func() {
+		if _, err := b.RotateWaitpointSecret(ctx, a); err != nil {
+			t.Errorf("the first rotation: %v", err)
+		}
+	})
+	for waiting := 0; waiting < 1; runtime.Gosched() { // the first one is queued behind the write that is held
+		b.writer.mu.Lock()
+		waiting = len(b.writer.queue)
+		b.writer.mu.Unlock()
+	}
+	_, err := b.RotateWaitpointSecret(ctx, a)
+	if refused := flowfabric.AsError(err); flowfabric.CodeOf(err) != flowfabric.CodeResourceExhausted || refused.Detail("pool") != flowfabric.PoolAdminRotate {
+		t.Errorf("the second rotation: %v", err)
+	}
+	close(release)
+	all.Wait()
+	if res, err := b.RotateWaitpointSecret(ctx, a); err != nil || res.Copies[0].Outcome != flowfabric.RotateNoop {
+		t.Errorf("a later rotation: %+v, %v", res, err)
 	}
 }
