@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 	"github.com/spf13/cobra"
 )
 
@@ -66,7 +67,7 @@ when it has never been suspended.`,
 			}
 			p := c.printer()
 			if p.wantsJSON() {
-				return p.json(x)
+				return p.json(wire.NewSuspension(*x))
 			}
 			return p.printSuspension(x)
 		}),
@@ -139,7 +140,10 @@ delay its suspension asks for, which --delay overrides.`,
 				}
 				p := c.printer()
 				if p.wantsJSON() {
-					return p.json(map[string]any{"outcome": "resumed", "execution_id": id, "public_state": res.PublicState})
+					return p.json(struct {
+						ExecutionID flowfabric.ExecutionID `json:"execution_id"`
+						wire.ResumeResponse
+					}{id, wire.NewResumeResponse(res)})
 				}
 				return p.line("%s  %s", id, p.state(res.PublicState))
 			})(cmd, args)
