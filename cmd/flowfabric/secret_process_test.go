@@ -132,6 +132,34 @@ func TestMemoryKeepsNoSecret(t *testing.T) {
 	}
 }
 
+// TestStoreMadeByACommand: a store that migrate made has no key yet, so the first
+// server writes its secret file; one that another command opened has its own.
+func TestStoreMadeByACommand(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "flowfabric-data")
+	if r := runWith(t.Context(), nil, "", "migrate", "--data-dir", data); r.code != exitOK {
+		t.Fatalf("%+v", r)
+	}
+	s := start(t, dir, nil)
+	if _, err := os.Stat(filepath.Join(data, "waitpoint_secret")); err != nil {
+		t.Error(err)
+	}
+	s.stop()
+
+	opened := filepath.Join(dir, "opened", "flowfabric.db")
+	if err := os.Mkdir(filepath.Dir(opened), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, runWith(t.Context(), nil, "", "secret", "status", "--backend", "sqlite:"+opened).out, "k1", "makes and verifies")
+	s = start(t, dir, nil, "--backend", "sqlite:"+opened)
+	s.await("the store's own keys hold")
+	w := s.suspend()
+	if r := s.deliver(w); r.code != exitOK {
+		t.Errorf("%+v", r)
+	}
+	s.stop()
+}
+
 // TestUnreadableSecretChangesNothing: a bad secret file is a refusal, exit code
 // 2, and the store is not touched; with the file put right all is as before.
 func TestUnreadableSecretChangesNothing(t *testing.T) {
