@@ -220,12 +220,13 @@ func DelayFor(d time.Duration) error { return &verdict{kind: verdictDelay, delay
 // and the permit given back. When the wait is over, some worker claims the
 // execution and calls its handler from the top, for the same attempt, with
 // [Task.ClaimKind] ClaimResume; [Task.ResumeSignals] tells what came, and
-// [Task.LastSuspension] has the continuation pointer.
+// [Task.LastSuspension] has the continuation pointer and why the wait ended: an
+// operator may end it too, and then there are no signals.
 //
 // Signals that came before, on a pending waitpoint, may meet the condition
 // already. Then nothing is suspended and the handler is called again at once
-// with the same task, whose ResumeSignals has them. A handler therefore asks for
-// its resume signals first, whatever the kind of claim. After 100 such calls in a
+// with the same task, whose ResumeSignals has them. A handler therefore asks what
+// came before it waits, whatever the kind of claim. After 100 such calls in a
 // row the attempt fails with category suspend_loop.
 //
 // A suspend whose answer was lost is repeated as long as the lease is held, under

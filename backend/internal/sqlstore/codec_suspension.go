@@ -167,8 +167,20 @@ func decodeSuspension(op string, id flowfabric.ExecutionID, rec []byte) (*rules.
 		return nil, corrupt(op, "suspension.created_at", "missing")
 	case x.ResumeCondition.Kind == "":
 		return nil, corrupt(op, "resume_condition", "missing")
+	case len(x.Nodes) != leaves(&x.ResumeCondition):
+		return nil, corrupt(op, "node_state", "does not fit the condition")
 	}
 	return x, nil
+}
+
+// leaves counts the nodes of a condition that have satisfiers of their own.
+func leaves(c *flowfabric.ResumeCondition) (n int) {
+	c.Walk(func(node *flowfabric.ResumeCondition, _ string) {
+		if node.Kind == flowfabric.ConditionSingle || node.Kind == flowfabric.ConditionCount {
+			n++
+		}
+	})
+	return n
 }
 
 // suspensionProgress reads the fields that signals and the end of the wait
