@@ -34,7 +34,7 @@ func (p *printer) waitSentence(x *flowfabric.Suspension) string {
 	}
 	text += " " + awaited(x)
 	if x.TimeoutAt != 0 {
-		text += "; " + p.timeoutText(x)
+		text += "; timeout " + p.timeoutText(x)
 	}
 	return text
 }
@@ -44,7 +44,7 @@ func (p *printer) timeoutText(x *flowfabric.Suspension) string {
 	if x.TimeoutAt == 0 {
 		return ""
 	}
-	return fmt.Sprintf("timeout %s: %s", p.when(x.TimeoutAt), x.TimeoutBehavior)
+	return fmt.Sprintf("%s: %s", p.when(x.TimeoutAt), x.TimeoutBehavior)
 }
 
 func (c *cli) executionSuspensionCommand() *cobra.Command {
@@ -75,9 +75,9 @@ when it has never been suspended.`,
 }
 
 func (p *printer) printSuspension(x *flowfabric.Suspension) error {
-	state := p.warn("open")
+	state, awaits := p.warn("open"), "awaits"
 	if x.ClosedAt != 0 {
-		state = "closed: " + string(x.CloseReason)
+		state, awaits = "closed: "+string(x.CloseReason), "awaited"
 	}
 	received := ""
 	if x.SignalCount > 0 {
@@ -88,7 +88,7 @@ func (p *printer) printSuspension(x *flowfabric.Suspension) error {
 		{"suspension", string(x.SuspensionID)},
 		{"state", state},
 		{"reason", fmt.Sprintf("%s, asked for by the %s", x.ReasonCode, x.RequestedBy)},
-		{"awaits", awaited(x)},
+		{awaits, awaited(x)},
 		{"attempt", indexText(&x.AttemptIndex)},
 		{"suspended", p.instant(x.CreatedAt)},
 		{"timeout", p.instant(x.TimeoutAt)},

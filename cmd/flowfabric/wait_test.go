@@ -186,7 +186,7 @@ func TestWhatAnExecutionWaitsFor(t *testing.T) {
 		list := d.ok("waitpoint", "list", w.id)
 		contains(t, list.out, w.waitpoint(), "active", "review", "approved or rejected", "any signal", token.KID())
 		get := d.ok("execution", "get", w.id)
-		contains(t, get.out, "suspended", "awaits", "approved or rejected on review", "2 different senders: any signal from a operator on quorum", "escalate")
+		contains(t, get.out, "suspended", "awaits", "approved or rejected on review", "2 different senders: any signal from operator on quorum", "escalate")
 		contains(t, d.ok("execution", "explain", w.id).out, "it is suspended (waiting_for_approval, now): waitpoint "+w.waitpoint()+" (and 1 more) awaits",
 			"waitpoint approve '"+w.id+"'", "execution resume '"+w.id+"'")
 
@@ -311,7 +311,7 @@ func TestChoosing(t *testing.T) {
 
 		r := d.exits(exitUsage, "waitpoint", "approve")
 		contains(t, r.out, one, two)
-		contains(t, r.err, "which of 2 suspended executions")
+		contains(t, r.err, "nobody is at a terminal")
 		contains(t, d.exits(exitUsage, "waitpoint", "approve", two).err, "WAITPOINT is missing", "left", "right")
 		if d.state(one) != flowfabric.PublicSuspended {
 			t.Fatal("a decision was made for nobody")
