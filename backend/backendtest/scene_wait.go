@@ -117,7 +117,7 @@ func suspendArgs(task flowfabric.ClaimedExecution, c flowfabric.ResumeCondition,
 		ResumeCondition: c, ReasonCode: flowfabric.SuspendWaitingForSignal,
 	}
 	keys := c.Keys()
-	if c.Kind == flowfabric.ConditionOperatorOnly || c.Kind == flowfabric.ConditionTimeoutOnly {
+	if len(keys) == 0 {
 		keys = []string{"idle"}
 	}
 	for _, key := range keys {

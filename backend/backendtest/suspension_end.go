@@ -221,7 +221,8 @@ func suspendedScenarios(r *runner) {
 		s.unchanged(id, func() {
 			unknown := args
 			unknown.ExecutionID = idOn(1)
-			s.that(!s.forBudget(unknown), "an unknown execution was suspended")
+			_, err := s.store().SuspendForBudget(s.ctx, unknown)
+			s.assertCode(err, flowfabric.CodeExecutionNotFound)
 		})
 		args.Fence.LeaseEpoch = 1
 		s.that(s.forBudget(args), "not suspended")

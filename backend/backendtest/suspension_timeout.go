@@ -148,6 +148,7 @@ func timeoutScenarios(r *runner) {
 		s.tick()
 		s.closed(id, flowfabric.ClosedResumed)
 		s.unchanged(id, func() { s.equal("late timeout", s.expire(id).Reason, "not_suspended") })
+		s.complete(s.claim(id))
 
 		id, at = s.suspended(flowfabric.AnyOfNames("go", "ready"), timesOut(1000, flowfabric.TimeoutFail))
 		s.advance(1000)
