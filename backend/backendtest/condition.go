@@ -186,7 +186,7 @@ func conditionScenarios(r *runner) {
 		id, task := s.createClaimed()
 		a := rekeyed(suspendArgs(task, flowfabric.Count(2, "", nil, "a", "b", "a")), "a", "b")
 		at := s.suspendWith(a)
-		s.equal("stored", s.suspension(id).ResumeCondition.Keys(), []string{"a", "b"})
+		s.equal("read back", string(s.suspension(id).ResumeCondition.JSON()), string(a.ResumeCondition.JSON()))
 		s.deliver(at[0], "x", flowfabric.EffectAppended)
 		s.deliver(at[1], "x", flowfabric.EffectResumed)
 	})

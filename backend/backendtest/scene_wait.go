@@ -314,7 +314,9 @@ func (s *scene) operatorClose(at address) (flowfabric.CloseWaitpointOutcome, err
 type signalOption func(*flowfabric.DeliverSignalArgs)
 
 func from(sourceType, identity string) signalOption {
-	return func(a *flowfabric.DeliverSignalArgs) { a.Signal.SourceType, a.Signal.SourceIdentity = sourceType, identity }
+	return func(a *flowfabric.DeliverSignalArgs) {
+		a.Signal.SourceType, a.Signal.SourceIdentity = sourceType, identity
+	}
 }
 
 func withSignalID(id flowfabric.SignalID) signalOption {

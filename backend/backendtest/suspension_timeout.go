@@ -198,7 +198,7 @@ func timeoutScenarios(r *runner) {
 	})
 
 	r.scenario("03.4.2 a timeout beyond all instants is the last of them", func(s *scene) {
-		id, _ := s.suspended(flowfabric.OperatorOnly(), timesOut(1<<62, flowfabric.TimeoutFail))
+		id, _ := s.suspended(flowfabric.OperatorOnly(), timesOut(int64(flowfabric.MaxInstant), flowfabric.TimeoutFail))
 		s.equal("timeout_at", s.suspension(id).TimeoutAt, flowfabric.MaxInstant)
 	})
 

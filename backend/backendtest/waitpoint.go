@@ -90,7 +90,7 @@ func waitpointScenarios(r *runner) {
 			}
 		})
 		a := pendingArgs(task, strings.Repeat("k", 256))
-		a.ExpiresInMs = 1 << 62
+		a.ExpiresInMs = int64(flowfabric.MaxInstant)
 		p, err := s.tryPending(a)
 		s.ok(err)
 		s.equal("clamped", p.ExpiresAt, flowfabric.MaxInstant)
