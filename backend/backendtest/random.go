@@ -41,7 +41,10 @@ func RunRandom(t *testing.T, open func(t *testing.T) Harness) {
 		r.sameKeys()
 		if rapid.Bool().Draw(rt, "about waits") {
 			r.openWaits()
-			rt.Repeat(r.checked(r.focusActions()))
+			for range 3 { // waits are long stories
+				rt.Repeat(r.checked(map[string]func(){"step": r.waitStep}))
+			}
+			r.compareVisible()
 			return
 		}
 		rt.Repeat(r.checked(r.actions()))
@@ -106,6 +109,7 @@ func newRandomRun(rt *rapid.T, ctx context.Context, h Harness) *randomRun {
 		rt: rt, ctx: ctx, clock: h.Clock, gone: make(map[flowfabric.ExecutionID]bool), parted: h.Partitioned,
 		store: newSide("store", h.Backend, h.Store),
 		model: newSide("model", ref, ref),
+		wait:  waitRun{states: make(map[flowfabric.ExecutionID]flowfabric.PublicState)},
 	}
 	if h.Remote {
 		r.store.Executions = recordsOf{h.Backend, h.Store}
@@ -151,14 +155,19 @@ func pick[T any](r *randomRun, label string, from ...T) T {
 	return rapid.SampledFrom(from).Draw(r.rt, label)
 }
 
+// seldom draws true less than once in n times: rapid prefers small numbers.
+func (r *randomRun) seldom(label string, n int) bool {
+	return rapid.IntRange(0, n-1).Draw(r.rt, label) == n-1
+}
+
 // id draws an execution: mostly a known one, seldom one that never was.
 func (r *randomRun) id() flowfabric.ExecutionID {
-	if len(r.ids) == 0 || rapid.IntRange(0, 30).Draw(r.rt, "unknown") == 0 {
+	if len(r.ids) == 0 || r.seldom("unknown", 20) {
 		return "{fp:1}:ffffffff-0000-4000-8000-000000000000"
 	}
 	// The latest ones are the most alive.
 	n := min(len(r.ids), 6)
-	if rapid.IntRange(0, 3).Draw(r.rt, "old") == 0 {
+	if r.seldom("old", 4) {
 		n = len(r.ids)
 	}
 	return r.ids[len(r.ids)-1-rapid.IntRange(0, n-1).Draw(r.rt, "id")]
@@ -166,12 +175,12 @@ func (r *randomRun) id() flowfabric.ExecutionID {
 
 // owned draws an execution with a fence that was once good for it.
 func (r *randomRun) owned() (flowfabric.ExecutionID, flowfabric.Fence) {
-	if len(r.fences) == 0 || rapid.IntRange(0, 20).Draw(r.rt, "strange") == 0 {
+	if len(r.fences) == 0 || r.seldom("strange", 20) {
 		f := flowfabric.Fence{LeaseID: flowfabric.LeaseID(r.uuid().String()), LeaseEpoch: 1, AttemptID: flowfabric.AttemptID(r.uuid().String())}
 		return r.id(), pick(r, "fence", f, flowfabric.Fence{}, flowfabric.Fence{LeaseEpoch: 2})
 	}
 	n := min(len(r.fences), 4)
-	if rapid.IntRange(0, 3).Draw(r.rt, "late") == 0 {
+	if r.seldom("late", 4) {
 		n = len(r.fences)
 	}
 	i := len(r.fences) - 1 - rapid.IntRange(0, n-1).Draw(r.rt, "fence")
@@ -317,8 +326,10 @@ func (r *randomRun) given(task flowfabric.ClaimedExecution) {
 	r.owners = append(r.owners, task.ExecutionID)
 }
 
-func (r *randomRun) claim() {
-	a := directArgs(r.id(), r.worker())
+func (r *randomRun) claim() { r.claimOf(r.id()) }
+
+func (r *randomRun) claimOf(id flowfabric.ExecutionID) {
+	a := directArgs(id, r.worker())
 	a.LeaseID, a.AttemptID = flowfabric.LeaseID(r.uuid().String()), flowfabric.AttemptID(r.uuid().String())
 	a.LeaseTTLMs = pick(r, "ttl", int64(100), 5000, 30_000, 99)
 	a.OperatorOverride = rapid.IntRange(0, 9).Draw(r.rt, "override") == 0
@@ -612,6 +623,7 @@ func (r *randomRun) compareVisible() {
 		snap, err := both(r, "describe", func(s *side) (*flowfabric.ExecutionSnapshot, error) { return s.DescribeExecution(r.ctx, id) })
 		if err != nil || snap == nil {
 			r.gone[id] = true
+			delete(r.wait.states, id)
 			continue
 		}
 		if fault := checkVector(vectorOf(snap)); fault != "" {
@@ -629,7 +641,11 @@ func (r *randomRun) compareVisible() {
 		_, _ = both(r, "attempts", func(s *side) (flowfabric.ListAttemptsResult, error) {
 			return s.ListAttempts(r.ctx, flowfabric.ListAttemptsArgs{ExecutionID: id})
 		})
+		r.wait.states[id] = snap.PublicState
 		r.compareWaits(id, snap.CurrentAttempt)
+	}
+	if r.wait.steps%4 != 0 { // what a run about waits looks at more seldom
+		return
 	}
 	r.compareSuspended()
 	for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases, flowfabric.FeedSignals} {

@@ -21,6 +21,9 @@ type waitRun struct {
 	sent       []flowfabric.DeliverSignalArgs
 	suspends   []flowfabric.SuspendArgs
 	created    []flowfabric.CreatePendingWaitpointArgs
+	// states are the public states after the last operation.
+	states map[flowfabric.ExecutionID]flowfabric.PublicState
+	steps  int // of a run about waits
 }
 
 // sameKeys gives both sides one key for tokens, so that they mint the same ones.
@@ -38,8 +41,7 @@ func (r *randomRun) rotateTo(kid, secret string, graceMs int64) {
 	})
 }
 
-// waitActions are the operations of waiting, and, for a run that is mostly about
-// them, those that get in their way.
+// waitActions are the operations of waiting.
 func (r *randomRun) waitActions() map[string]func() {
 	return map[string]func(){
 		"suspend": r.suspend, "suspend again": r.suspend, "suspend more": r.suspend,
@@ -50,19 +52,39 @@ func (r *randomRun) waitActions() map[string]func() {
 	}
 }
 
-// focusActions are the actions of a run that is mostly about waits.
-func (r *randomRun) focusActions() map[string]func() {
-	ops := r.waitActions()
-	for name, op := range map[string]func(){
-		"create": r.create, "claim": r.claim, "claim again": r.claim, "claim more": r.claim, "complete": r.complete, "fail": r.fail, "cancel": r.cancel,
-		"delay": r.delay, "revoke": r.revoke, "replay": r.replay, "advance": r.advanceSome, "tick": r.tick, "upkeep": r.upkeep,
-	} {
-		ops[name] = op
+// waitStep is one operation of a run that is mostly about waits: they and what
+// gets in their way, each as often as it is named.
+func (r *randomRun) waitStep() {
+	r.wait.steps++
+	ops := []func(){
+		r.deliver, r.deliver, r.deliver, r.deliver, r.deliver, r.deliver, r.deliver, r.deliver,
+		r.suspend, r.suspend, r.suspend, r.suspend, r.suspend, r.suspend,
+		r.claimWaiting, r.claimWaiting, r.claimWaiting, r.claimWaiting, r.claimWaiting,
+		r.pendingWaitpoint, r.pendingWaitpoint, r.pendingWaitpoint, r.pendingWaitpoint,
+		r.advanceSome, r.advanceSome, r.advanceSome, r.tick, r.tick, r.tick,
+		r.approve, r.closeWaitpoint, r.resume, r.expireSuspension, r.expireSuspension, r.suspendForBudget, r.rotate,
+		r.create, r.complete, r.fail, r.cancel, r.delay, r.revoke, r.replay, r.upkeep,
 	}
-	return ops
+	i := len(ops)
+	for i >= len(ops) {
+		i = evenly.Draw(r.rt, "operation")
+	}
+	ops[i]()
 }
 
-// open creates and claims a few executions to begin with.
+// evenly draws 0..63 without the preference that rapid has for small numbers.
+var evenly = rapid.Custom(func(t *rapid.T) int {
+	n := 0
+	for range 6 {
+		n *= 2
+		if rapid.Bool().Draw(t, "bit") {
+			n++
+		}
+	}
+	return n
+})
+
+// openWaits creates and claims a few executions to begin with.
 func (r *randomRun) openWaits() {
 	for range 3 {
 		a := createArgs(withPolicy(pick(r, "policy", "", retryFixed10,
@@ -107,12 +129,49 @@ var randomConditions = []flowfabric.ResumeCondition{
 	flowfabric.AllOf(),
 }
 
+// idIn draws mostly an execution that is in the state.
+func (r *randomRun) idIn(state flowfabric.PublicState) flowfabric.ExecutionID {
+	var in []flowfabric.ExecutionID
+	for _, id := range slices.Backward(r.ids) {
+		if r.wait.states[id] == state {
+			in = append(in, id)
+		}
+	}
+	if len(in) == 0 || r.seldom("in another state", 8) {
+		return r.id()
+	}
+	return pick(r, "id", in...)
+}
+
+func (r *randomRun) claimWaiting() { r.claimOf(r.idIn(flowfabric.PublicWaiting)) }
+
+// holder draws an execution, mostly an active one, with the latest fence that was
+// given for it.
+func (r *randomRun) holder() (flowfabric.ExecutionID, flowfabric.Fence) {
+	id := r.idIn(flowfabric.PublicActive)
+	f := r.latestFence(id)
+	if f.Empty() || r.seldom("other fence", 8) {
+		return r.owned()
+	}
+	return id, f
+}
+
+// latestFence is the last fence given for the execution, or none.
+func (r *randomRun) latestFence(id flowfabric.ExecutionID) flowfabric.Fence {
+	for i := len(r.owners) - 1; i >= 0; i-- {
+		if r.owners[i] == id {
+			return r.fences[i]
+		}
+	}
+	return flowfabric.Fence{}
+}
+
 func (r *randomRun) suspend() {
-	if n := len(r.wait.suspends); n > 0 && rapid.IntRange(0, 7).Draw(r.rt, "repeat") == 0 {
+	if n := len(r.wait.suspends); n > 0 && r.seldom("repeat", 7) {
 		r.suspendWith(r.wait.suspends[n-1-rapid.IntRange(0, min(n, 3)-1).Draw(r.rt, "which")])
 		return
 	}
-	id, f := r.owned()
+	id, f := r.holder()
 	a := flowfabric.SuspendArgs{
 		ExecutionID: id, Fence: f, SuspensionID: flowfabric.SuspensionID(r.uuid().String()),
 		ResumeCondition: pick(r, "condition", randomConditions...),
@@ -128,7 +187,7 @@ func (r *randomRun) suspend() {
 		ContinuationMetadataPointer: pick(r, "pointer", "", "here"),
 	}
 	switch rapid.IntRange(0, 4).Draw(r.rt, "timeout") {
-	case 0:
+	case 3:
 		a.TimeoutAt = r.clock.NowMillis() + pick(r, "at", flowfabric.Millis(-600_001), -600_000, 0, 200)
 	case 1, 2:
 		a.TimeoutMs = pick(r, "ms", ptr(int64(50)), ptr(int64(3000)), ptr(int64(1<<52)))
@@ -147,13 +206,13 @@ func (r *randomRun) suspend() {
 // and key, where there is any.
 func (r *randomRun) binding(id flowfabric.ExecutionID, key string) flowfabric.WaitpointBinding {
 	fresh := flowfabric.WaitpointBinding{WaitpointID: flowfabric.WaitpointID(r.uuid().String()), WaitpointKey: key}
-	switch rapid.IntRange(0, 30).Draw(r.rt, "binding") {
-	case 0: // of whatever kind it is
+	switch rapid.IntRange(0, 20).Draw(r.rt, "binding") {
+	case 19: // of whatever kind it is
 		if n := len(r.wait.waitpoints); n > 0 {
 			fresh.WaitpointID = r.wait.waitpoints[rapid.IntRange(0, n-1).Draw(r.rt, "waitpoint")].waitpoint
 			fresh.UsePending = rapid.Bool().Draw(r.rt, "as pending")
 		}
-	case 1:
+	case 20:
 		fresh.WaitpointKey = "b"
 	}
 	if fresh.UsePending {
@@ -161,7 +220,7 @@ func (r *randomRun) binding(id flowfabric.ExecutionID, key string) flowfabric.Wa
 		return fresh
 	}
 	for _, w := range slices.Backward(r.wait.waitpoints) {
-		if w.pending && w.id == id && w.key == key && rapid.IntRange(0, 3).Draw(r.rt, "fresh") > 0 {
+		if w.pending && w.id == id && w.key == key && !r.seldom("fresh", 4) {
 			return flowfabric.WaitpointBinding{WaitpointID: w.waitpoint, UsePending: true}
 		}
 	}
@@ -187,12 +246,12 @@ func (r *randomRun) known(at address, pending bool) {
 }
 
 func (r *randomRun) pendingWaitpoint() {
-	id, f := r.owned()
+	id, f := r.holder()
 	a := flowfabric.CreatePendingWaitpointArgs{
 		ExecutionID: id, Fence: f, WaitpointID: flowfabric.WaitpointID(r.uuid().String()), WaitpointKey: pick(r, "key", "a", "a", "b", "c"),
 		ExpiresInMs: pick(r, "expires", int64(100), 5000, 5000, 100_000),
 	}
-	if n := len(r.wait.created); n > 0 && rapid.IntRange(0, 9).Draw(r.rt, "repeat") == 0 {
+	if n := len(r.wait.created); n > 0 && r.seldom("repeat", 9) {
 		a = r.wait.created[n-1]
 		a.Fence = f
 	}
@@ -206,11 +265,20 @@ func (r *randomRun) pendingWaitpoint() {
 // waitpoint draws a known waitpoint, mostly a late one, seldom one that never was.
 func (r *randomRun) waitpoint() address {
 	all := r.wait.waitpoints
-	if len(all) == 0 || rapid.IntRange(0, 30).Draw(r.rt, "strange") == 0 {
+	if len(all) == 0 && !r.seldom("out of nothing", 8) {
+		r.rt.Skip("there is no waitpoint")
+	}
+	if len(all) == 0 || r.seldom("strange", 30) {
 		return address{id: r.id(), waitpoint: "ffffffff-0000-4000-8000-000000000000", token: flowfabric.NewWaitpointToken("t1:" + secretOf("0"))}
 	}
+	if !r.seldom("ended too", 4) {
+		all = slices.DeleteFunc(slices.Clone(all), func(w knownWaitpoint) bool { return r.wait.states[w.id].Terminal() })
+		if len(all) == 0 {
+			all = r.wait.waitpoints
+		}
+	}
 	n := min(len(all), 4)
-	if rapid.IntRange(0, 3).Draw(r.rt, "late") == 0 {
+	if r.seldom("late", 4) {
 		n = len(all)
 	}
 	return all[len(all)-1-rapid.IntRange(0, n-1).Draw(r.rt, "waitpoint")].address
@@ -224,17 +292,17 @@ func (r *randomRun) deliver() {
 		Payload: pick(r, "payload", nil, []byte("p\x00\xff")), IdempotencyKey: pick(r, "key", "", "", "k1", "k2"), DedupTTLMs: pick(r, "ttl", int64(0), 100),
 	}}
 	switch rapid.IntRange(0, 20).Draw(r.rt, "odd") {
-	case 0:
+	case 20:
 		a.Token = r.waitpoint().token
-	case 1:
+	case 19:
 		a.Token = flowfabric.NewWaitpointToken(pick(r, "token", "", "t1:0", "t1:"+secretOf("0"), "t9:"+secretOf("0")))
-	case 2:
+	case 18:
 		a.WaitpointID = r.waitpoint().waitpoint
-	case 3, 4:
+	case 15, 16, 17:
 		if n := len(r.wait.sent); n > 0 { // the same id, perhaps elsewhere
 			a.Signal.SignalID = r.wait.sent[n-1-rapid.IntRange(0, min(n, 4)-1).Draw(r.rt, "sent")].Signal.SignalID
 		}
-	case 5, 6:
+	case 7, 8, 9:
 		if n := len(r.wait.sent); n > 0 {
 			a = r.wait.sent[n-1-rapid.IntRange(0, min(n, 4)-1).Draw(r.rt, "sent")]
 		}
@@ -256,7 +324,7 @@ func (r *randomRun) approve() {
 
 func (r *randomRun) closeWaitpoint() {
 	at := r.waitpoint()
-	_, f := r.owned()
+	f := r.latestFence(at.id)
 	a := flowfabric.CloseWaitpointArgs{ExecutionID: at.id, WaitpointID: at.waitpoint, Fence: f, Reason: pick(r, "reason", "", "not needed")}
 	if rapid.Bool().Draw(r.rt, "operator") {
 		a.Source, a.Fence = flowfabric.SourceOperatorOverride, flowfabric.Fence{}
@@ -265,30 +333,30 @@ func (r *randomRun) closeWaitpoint() {
 }
 
 func (r *randomRun) resume() {
-	a := flowfabric.ResumeExecutionArgs{ExecutionID: r.id(), Reason: "r", ResumeDelayMs: pick(r, "delay", nil, nil, ptr(int64(0)), ptr(int64(500)))}
+	a := flowfabric.ResumeExecutionArgs{ExecutionID: r.idIn(flowfabric.PublicSuspended), Reason: "r", ResumeDelayMs: pick(r, "delay", nil, nil, ptr(int64(0)), ptr(int64(500)))}
 	_, _ = both(r, "resume", func(s *side) (flowfabric.ResumeExecutionResult, error) { return s.ResumeExecution(r.ctx, a) })
 }
 
 func (r *randomRun) expireSuspension() {
-	id := r.id()
+	id := r.idIn(flowfabric.PublicSuspended)
 	_, _ = both(r, "expire suspension", func(s *side) (flowfabric.ExpireSuspensionResult, error) { return s.up.ExpireSuspension(r.ctx, id) })
 }
 
 func (r *randomRun) suspendForBudget() {
-	id, f := r.owned()
+	id, f := r.holder()
 	a := flowfabric.SuspendForBudgetArgs{ExecutionID: id, Fence: f, BudgetID: "b", Detail: "spent", SuspensionID: flowfabric.SuspensionID(r.uuid().String())}
 	if rapid.Bool().Draw(r.rt, "close-out") {
 		a.Fence = flowfabric.Fence{LeaseEpoch: f.LeaseEpoch}
 	}
-	if a.Fence.Empty() {
-		return
+	if a.Fence.Empty() || !r.seldom("now", 3) {
+		r.rt.Skip("no budget is spent")
 	}
 	_, _ = both(r, "suspend for budget", func(s *side) (bool, error) { return s.up.SuspendForBudget(r.ctx, a) })
 }
 
 func (r *randomRun) rotate() {
-	if rapid.IntRange(0, 3).Draw(r.rt, "now") > 0 {
-		return
+	if !r.seldom("now", 3) {
+		r.rt.Skip("no rotation now")
 	}
 	kid := pick(r, "kid", "t2", "t3", "t4")
 	r.rotateTo(kid, secretOf(kid[1:]), pick(r, "grace", int64(0), 2000, 100_000))
@@ -318,7 +386,7 @@ func (r *randomRun) compareWaits(id flowfabric.ExecutionID, current *flowfabric.
 		})
 	}
 	for _, w := range r.wait.waitpoints {
-		if w.id != id {
+		if w.id != id || r.wait.steps%4 != 0 {
 			continue
 		}
 		_, _ = both(r, "token", func(s *side) (string, error) {
