@@ -38,8 +38,8 @@ end
 local function first_of(r, w, id, idem, at)
   local key = exec_key(r.tag, r.e, 'signals')
   local seq = redis.call('HGET', key, 'i:' .. id)
-  local dedup = idem ~= '' and redis.call('GET', 'ff:sigdedup:' .. r.tag .. ':' .. w.id .. ':' .. idem)
-  if not seq and dedup then
+  local dedup = not seq and idem ~= '' and redis.call('GET', 'ff:sigdedup:' .. r.tag .. ':' .. w.id .. ':' .. idem)
+  if dedup then
     local until_at, first = string.match(dedup, '^(%d+) (%d+)$')
     seq = until_at and tonumber(until_at) > at and first
   end
