@@ -3,10 +3,10 @@
 -- failed attempt.
 
 -- shown_attempt is the attempt id as the record shows it: none while a new
--- attempt is pending.
+-- attempt is pending, and none where the execution ended before that one began.
 local function shown_attempt(r)
   local s = second(r)
-  if s == 't' or s == 'p' or N(r.f.attempts, 0) == 0 then
+  if s == 't' or s == 'p' or N(r.f.attempts, 0) == 0 or (OUTCOME[letter(r)] and not r.f.ae) then
     return ''
   end
   return r.f.aid or ''
