@@ -39,26 +39,23 @@ func (s *trial) document(manner string) flowfabric.ExecutionID {
 	return created.ExecutionID
 }
 
-func (s *trial) wait(id flowfabric.ExecutionID, until flowfabric.WaitUntil) flowfabric.WaitExecutionResult {
+// await waits by a method of the client.
+func (s *trial) await(wait func(*flowfabric.Client, context.Context, flowfabric.ExecutionID) (flowfabric.WaitExecutionResult, error), id flowfabric.ExecutionID) flowfabric.WaitExecutionResult {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), process.Patience)
 	defer cancel()
-	for {
-		r, err := s.backend.WaitExecution(ctx, flowfabric.WaitExecutionArgs{ExecutionID: id, WaitMs: 10_000, Until: until})
-		if err != nil {
-			s.Fatalf("%v; the service said:\n%s", err, strings.Join(s.service.Lines(), "\n"))
-		}
-		if !r.TimedOut {
-			return r
-		}
+	r, err := wait(flowfabric.NewClient(s.backend), ctx, id)
+	if err != nil {
+		s.Fatalf("%v; the service said:\n%s", err, strings.Join(s.service.Lines(), "\n"))
 	}
+	return r
 }
 
 // done checks that the right answer has come to an execution, and that it has
 // taken so many signals.
 func (s *trial) done(id flowfabric.ExecutionID, name string, signals int) Compressed {
 	s.Helper()
-	r := s.wait(id, flowfabric.UntilTerminal)
+	r := s.await((*flowfabric.Client).Wait, id)
 	var c Compressed
 	if err := json.Unmarshal(r.Result, &c); err != nil || r.PublicState != flowfabric.PublicCompleted || c.Name != name ||
 		c.From != 1000*len(name+" ") || c.Bytes == 0 || c.Bytes >= c.From {
@@ -126,7 +123,7 @@ func TestCallback(t *testing.T) {
 	s.answered("twice", accepted, accepted)
 
 	wrong := s.document("wrong")
-	if r := s.wait(wrong, flowfabric.UntilTerminal); r.FailureCategory != "bad_answer" {
+	if r := s.await((*flowfabric.Client).Wait, wrong); r.FailureCategory != "bad_answer" {
 		t.Errorf("wrong: %s %s", r.PublicState, r.FailureReason)
 	}
 
@@ -135,7 +132,7 @@ func TestCallback(t *testing.T) {
 	s.answered("forged", "403 invalid_token", "403 invalid_token")
 	held := s.document("held")
 	for _, id := range []flowfabric.ExecutionID{forged, held} {
-		if r := s.wait(id, flowfabric.UntilSettled); r.PublicState != flowfabric.PublicSuspended {
+		if r := s.await((*flowfabric.Client).WaitSettled, id); r.PublicState != flowfabric.PublicSuspended {
 			t.Errorf("%s: %s before its callback", id, r.PublicState)
 		}
 	}
