@@ -380,7 +380,7 @@ func (a *auditor) checkCreation(c *creation) {
 // checkReport checks that what a worker was told is so.
 func (a *auditor) checkReport(r Report) {
 	a.t.Helper()
-	if r.Execution == "" {
+	if r.Execution == "" || r.Op == OpDying {
 		return
 	}
 	h := a.all[r.Execution]

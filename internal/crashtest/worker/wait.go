@@ -151,6 +151,7 @@ func until[R any](ctx context.Context, call func(context.Context) (R, error)) (R
 type doom struct {
 	says   *reporter
 	mortal bool
+	over   atomic.Bool
 	task   atomic.Pointer[flowfabric.Task]
 	point  atomic.Pointer[crashtest.Point]
 }
@@ -172,6 +173,9 @@ func (d *doom) at(p crashtest.Point) {
 	if !d.mortal || *d.point.Load() != p {
 		return
 	}
+	if d.over.Swap(true) {
+		select {} // the end is near
+	}
 	d.says.report(crashtest.Report{Op: crashtest.OpDying, Die: p, Execution: d.task.Load().ExecutionID()})
 	self, err := os.FindProcess(os.Getpid())
 	if err == nil {
@@ -180,7 +184,7 @@ func (d *doom) at(p crashtest.Point) {
 	panic(err) // a process that kills itself does not come here
 }
 
-// sending ends the worker while a request is on its way.
+// sending ends the worker while a request is on its way, or once it is answered.
 func (d *doom) sending() {
 	if d.mortal && *d.point.Load() == crashtest.PointSending {
 		time.AfterFunc(rand.N(3*time.Millisecond), func() { d.at(crashtest.PointSending) })

@@ -107,6 +107,7 @@ func (w *witness) CreatePendingWaitpoint(ctx context.Context, args flowfabric.Cr
 func (w *witness) Suspend(ctx context.Context, args flowfabric.SuspendArgs) (flowfabric.SuspendResult, error) {
 	w.end.sending()
 	result, err := w.Backend.Suspend(ctx, args)
+	w.end.at(crashtest.PointSending)
 	if err == nil {
 		w.end.at(crashtest.PointUnheard)
 	}
