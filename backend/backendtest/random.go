@@ -38,7 +38,13 @@ func RunRandom(t *testing.T, open func(t *testing.T) Harness) {
 		}
 		defer func() { _ = h.Backend.Close() }()
 		r := newRandomRun(rt, t.Context(), h)
-		rt.Repeat(r.actions())
+		r.sameKeys()
+		if rapid.Bool().Draw(rt, "about waits") {
+			r.openWaits()
+			rt.Repeat(r.checked(r.focusActions()))
+			return
+		}
+		rt.Repeat(r.checked(r.actions()))
 	})
 }
 
@@ -61,6 +67,10 @@ type side struct {
 	flowfabric.Claims
 	flowfabric.Workers
 	flowfabric.Lanes
+	flowfabric.Suspensions
+	flowfabric.Waitpoints
+	flowfabric.Signals
+	flowfabric.Secrets
 	up flowfabric.Store
 	// grants are the grants issued so far; their identifiers differ between the
 	// sides, their positions do not.
@@ -83,6 +93,7 @@ type randomRun struct {
 	ticked flowfabric.Millis
 	gone   map[flowfabric.ExecutionID]bool // purged at least once
 	parted bool                            // Harness.Partitioned
+	wait   waitRun
 }
 
 func newRandomRun(rt *rapid.T, ctx context.Context, h Harness) *randomRun {
@@ -93,13 +104,31 @@ func newRandomRun(rt *rapid.T, ctx context.Context, h Harness) *randomRun {
 	ref := model.New(model.Config{Clock: h.Clock.NowMillis, Partitions: parts})
 	r := &randomRun{
 		rt: rt, ctx: ctx, clock: h.Clock, gone: make(map[flowfabric.ExecutionID]bool), parted: h.Partitioned,
-		store: &side{name: "store", Executions: h.Backend, Leases: h.Backend, Claims: h.Backend, Workers: h.Backend, Lanes: h.Backend, up: h.Store},
-		model: &side{name: "model", Executions: ref, Leases: ref, Claims: ref, Workers: ref, Lanes: ref, up: ref},
+		store: newSide("store", h.Backend, h.Store),
+		model: newSide("model", ref, ref),
 	}
 	if h.Remote {
 		r.store.Executions = recordsOf{h.Backend, h.Store}
 	}
 	return r
+}
+
+// operations are what a random run calls on a side.
+type operations interface {
+	flowfabric.Executions
+	flowfabric.Leases
+	flowfabric.Claims
+	flowfabric.Workers
+	flowfabric.Lanes
+	flowfabric.Suspensions
+	flowfabric.Waitpoints
+	flowfabric.Signals
+	flowfabric.Secrets
+}
+
+func newSide(name string, on operations, up flowfabric.Store) *side {
+	return &side{name: name, Executions: on, Leases: on, Claims: on, Workers: on, Lanes: on,
+		Suspensions: on, Waitpoints: on, Signals: on, Secrets: on, up: up}
 }
 
 // recordsOf reads records behind the server, which shows only snapshots.
@@ -174,8 +203,8 @@ var randomPolicies = []string{
 	`{"nope":1}`,
 }
 
-// actions are the operations with their checks.
-func (r *randomRun) actions() map[string]func(*rapid.T) {
+// actions are all operations.
+func (r *randomRun) actions() map[string]func() {
 	ops := map[string]func(){
 		"create": r.create, "create again": r.create, "claim": r.claim, "claim again": r.claim,
 		"grant": r.grant, "consume": r.consume, "release grant": r.releaseGrant, "reclaim grant": r.reclaimGrant,
@@ -185,6 +214,14 @@ func (r *randomRun) actions() map[string]func(*rapid.T) {
 		"advance": r.advance, "advance more": r.advance, "tick": r.tick, "upkeep": r.upkeep,
 		"lane": r.laneState, "worker": r.registry, "sweep": r.sweep,
 	}
+	for name, op := range r.waitActions() {
+		ops[name] = op
+	}
+	return ops
+}
+
+// checked are operations with the comparison after each.
+func (r *randomRun) checked(ops map[string]func()) map[string]func(*rapid.T) {
 	out := make(map[string]func(*rapid.T), len(ops)+1)
 	for name, op := range ops {
 		out[name] = func(rt *rapid.T) {
@@ -218,6 +255,7 @@ func both[R any](r *randomRun, what string, call func(s *side) (R, error)) (R, e
 // randomEqual leaves out what is minted or local to a side.
 var randomEqual = []cmp.Option{
 	cmpopts.EquateEmpty(),
+	sameTokens,
 	cmp.FilterPath(func(p cmp.Path) bool {
 		f, ok := p.Last().(cmp.StructField)
 		if !ok {
@@ -230,6 +268,8 @@ var randomEqual = []cmp.Option{
 			// What is due at once may be acted upon in either order, since a store's
 			// due instants may be earlier than the truth.
 			return true
+		case "LeaseID": // a server shows it to nobody but the holder
+			return p.Index(-2).Type() == reflect.TypeFor[flowfabric.Suspension]()
 		case "AttemptIndex":
 			return p.Index(-2).Type() == reflect.TypeFor[flowfabric.Fence]()
 		}
@@ -589,8 +629,10 @@ func (r *randomRun) compareVisible() {
 		_, _ = both(r, "attempts", func(s *side) (flowfabric.ListAttemptsResult, error) {
 			return s.ListAttempts(r.ctx, flowfabric.ListAttemptsArgs{ExecutionID: id})
 		})
+		r.compareWaits(id, snap.CurrentAttempt)
 	}
-	for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases} {
+	r.compareSuspended()
+	for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases, flowfabric.FeedSignals} {
 		_, _ = both(r, "feed "+string(feed), func(s *side) (map[flowfabric.ExecutionID][]flowfabric.Event, error) {
 			got, err := s.up.ReadFeed(r.ctx, flowfabric.ReadFeedArgs{Feed: feed, Start: flowfabric.FeedStartEarliest, Partitions: []uint16{1}, Limit: 1000})
 			told := make(map[flowfabric.ExecutionID][]flowfabric.Event)

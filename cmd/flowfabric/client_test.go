@@ -399,7 +399,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("no check %q in %v", want, checks)
 		}
 	}
-	contains(t, d.ok("doctor").out, "✓ ok", "store", "CHECK")
+	contains(t, d.ok("doctor").out, "✓ ok", "store", "CHECK", "k1 makes the tokens")
 
 	r := runWith(t.Context(), nil, "", "doctor", "--server", "http://127.0.0.1:1")
 	if r.code != exitFailed || !strings.Contains(r.out, "no server answers") {
