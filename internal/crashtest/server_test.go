@@ -47,7 +47,7 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	var clients sync.WaitGroup
 	for n := range 8 {
 		l := &load{t: t, journal: j, station: s, backend: s.connect(), stop: stop, limit: 150, eager: n < 3,
-			acts: slices.Concat(plainActs, waitActs, waitActs), maxWork: 20, slow: 25}
+			acts: slices.Concat(allActs, waitActs), maxWork: 20, slow: 25}
 		clients.Go(l.run)
 	}
 	sender := startSender(t, j, s.deaths.Load, s.connect(), s.connect(), s.connect())

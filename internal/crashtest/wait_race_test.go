@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/engine"
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
@@ -203,7 +204,7 @@ func TestOneClosesSuspension(t *testing.T) {
 		x.claim(flowfabric.ClaimNew, 0, 1)
 		args := x.suspendArgs("")
 		args.ResumeCondition = flowfabric.Count(1+rand.IntN(atOnce), flowfabric.DistinctSignals, nil, waitKey)
-		args.TimeoutBehavior, args.TimeoutAt = behaviors[n%len(behaviors)], flowfabric.Millis(time.Now().UnixMilli()+rand.Int64N(60))
+		args.TimeoutBehavior, args.TimeoutAt = behaviors[n%len(behaviors)], flowfabric.Millis(time.Now().UnixMilli()+rand.Int64N(80))
 		args.TimeoutMs = nil
 		r, err := b.Suspend(t.Context(), args)
 		if err != nil {
@@ -227,22 +228,31 @@ func TestOneClosesSuspension(t *testing.T) {
 func (x *scene) contest(a address) flowfabric.SuspensionCloseReason {
 	x.t.Helper()
 	ctx, c := x.t.Context(), &contest{}
-	resumeAt, cancelAt := rand.N(60*time.Millisecond), rand.N(60*time.Millisecond)
+	resumeAt, cancelAt := rand.N(100*time.Millisecond), rand.N(100*time.Millisecond)
 	x.journal.mayResume(x.id)
-	together(atOnce+2, func(n int) {
+	together(atOnce+3, func(n int) {
 		switch n {
+		case atOnce + 2:
+			for range 5 { // the timeout, which the tick applies
+				<-time.After(rand.N(20 * time.Millisecond))
+				_, err := x.direct.RunScanner(ctx, engine.DutyTick)
+				x.lost(err, flowfabric.CodeResourceExhausted)
+			}
 		case atOnce:
 			<-time.After(resumeAt)
 			_, err := x.direct.ResumeExecution(ctx, flowfabric.ResumeExecutionArgs{ExecutionID: x.id, Reason: "as planned"})
 			x.lost(err, flowfabric.CodeExecutionNotSuspended)
 			c.resumed.Store(err == nil)
 		case atOnce + 1:
+			if rand.IntN(2) == 0 {
+				return
+			}
 			<-time.After(cancelAt)
 			r, err := x.direct.CancelExecution(ctx, flowfabric.CancelExecutionArgs{ExecutionID: x.id, Source: flowfabric.SourceOperatorOverride, Reason: "as planned"})
 			x.lost(err, flowfabric.CodeExecutionNotActive)
 			c.cancelled.Store(err == nil && r.Outcome == flowfabric.CancelCancelled)
 		default:
-			<-time.After(rand.N(40 * time.Millisecond))
+			<-time.After(rand.N(60 * time.Millisecond))
 			d := x.journal.sends(a, flowfabric.Signal{Name: fmt.Sprint("signal ", n), SourceIdentity: "carol"}.WithDefaults())
 			r, err := x.direct.DeliverSignal(ctx, flowfabric.DeliverSignalArgs{ExecutionID: x.id, WaitpointID: a.waitpoint, Token: a.token, Signal: d.signal})
 			x.lost(err, flowfabric.CodeWaitpointClosed, flowfabric.CodeTargetNotSignalable)
