@@ -65,6 +65,39 @@ func (a *Admin) Unpause(ctx context.Context, id ExecutionID) (BlockExecutionResu
 	return a.backend.UnpauseExecution(ctx, BlockExecutionArgs{ExecutionID: id})
 }
 
+// ResumeExecution ends the suspension of an execution whatever its condition.
+// Errors: execution_not_found, execution_not_suspended.
+func (a *Admin) ResumeExecution(ctx context.Context, args ResumeExecutionArgs) (ResumeExecutionResult, error) {
+	return a.backend.ResumeExecution(ctx, args)
+}
+
+// ReadWaitpointToken returns the token of an open waitpoint, the zero token when
+// there is no such waitpoint, or none that is open.
+func (a *Admin) ReadWaitpointToken(ctx context.Context, id ExecutionID, waitpoint WaitpointID) (WaitpointToken, error) {
+	return read(ctx, a, func(ctx context.Context) (WaitpointToken, error) {
+		return a.backend.ReadWaitpointToken(ctx, id, waitpoint)
+	})
+}
+
+// CloseWaitpoint closes a pending waitpoint on its worker's behalf. An empty
+// reason is proactive_close. Errors: waitpoint_not_found, waitpoint_in_use.
+func (a *Admin) CloseWaitpoint(ctx context.Context, id ExecutionID, waitpoint WaitpointID, reason string) (CloseWaitpointOutcome, error) {
+	return a.backend.CloseWaitpoint(ctx, CloseWaitpointArgs{
+		ExecutionID: id, WaitpointID: waitpoint, Source: SourceOperatorOverride, Reason: reason,
+	})
+}
+
+// RotateWaitpointSecret makes a key the current one of the waitpoint tokens; the
+// one before it still verifies for the grace. Repeating it is safe.
+func (a *Admin) RotateWaitpointSecret(ctx context.Context, args RotateWaitpointSecretArgs) (RotateWaitpointSecretResult, error) {
+	return a.backend.RotateWaitpointSecret(ctx, args)
+}
+
+// ListWaitpointKIDs names the keys of the waitpoint tokens that are accepted now.
+func (a *Admin) ListWaitpointKIDs(ctx context.Context) (WaitpointKIDs, error) {
+	return read(ctx, a, a.backend.ListWaitpointKIDs)
+}
+
 // ChangePriority moves a waiting execution in its lane's order.
 func (a *Admin) ChangePriority(ctx context.Context, id ExecutionID, priority int32) (ChangePriorityResult, error) {
 	return a.backend.ChangePriority(ctx, ChangePriorityArgs{ExecutionID: id, Priority: priority})

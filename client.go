@@ -236,7 +236,17 @@ func (c *Client) SubmitAndWait(ctx context.Context, args CreateExecutionArgs) (C
 // ordinary result. Errors: execution_not_found, also when it is purged while
 // waiting. (Specification 04, section 6.1.)
 func (c *Client) Wait(ctx context.Context, id ExecutionID) (WaitExecutionResult, error) {
-	args := WaitExecutionArgs{ExecutionID: id, WaitMs: MaxWaitMs, Until: UntilTerminal}
+	return c.wait(ctx, id, UntilTerminal)
+}
+
+// WaitSettled is [Client.Wait] that is content with a suspended execution as
+// well: then the result is not Terminal.
+func (c *Client) WaitSettled(ctx context.Context, id ExecutionID) (WaitExecutionResult, error) {
+	return c.wait(ctx, id, UntilSettled)
+}
+
+func (c *Client) wait(ctx context.Context, id ExecutionID, until WaitUntil) (WaitExecutionResult, error) {
+	args := WaitExecutionArgs{ExecutionID: id, WaitMs: MaxWaitMs, Until: until}
 	wait := backoff{initial: waitBackoffFirst, max: waitBackoffMax}
 	for {
 		asked := c.clock.Now()

@@ -32,6 +32,11 @@ type fakeBackend struct {
 	heartbeats []time.Time
 	renewals   []time.Time
 	feed       []Event
+	suspends   []SuspendArgs
+	delivered  []DeliverSignalArgs
+	listed     []ListSuspendedArgs
+	deployment string
+	pageSize   int
 }
 
 type fakeExecution struct {
@@ -54,6 +59,7 @@ type fakeExecution struct {
 	category   string
 	ended      Fence
 	timeout    time.Duration
+	wait       *fakeWait
 }
 
 func newFake() *fakeBackend {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // The failure categories the worker's loop gives by itself. (Specification 08,
@@ -19,9 +21,13 @@ const (
 	CategoryNoHandler     = "runtime_no_handler"       // no handler for the execution kind
 	CategoryPayloadDecode = "extractor_payload_decode" // the input is not what the handler takes
 	CategoryMissingState  = "extractor_missing_state"  // Use found nothing provided
+	CategorySuspendLoop   = "suspend_loop"             // SuspendOn was satisfied at once 100 times in a row
 
 	handlerContext   = "handler"
 	maxCategoryBytes = 64
+	// maxSatisfiedAtOnce bounds how often in a row, within one claim, a handler is
+	// called again because what it wants to wait for has come already.
+	maxSatisfiedAtOnce = 100
 )
 
 // RawHandler runs a task: it takes the input and returns the result, both bytes
@@ -32,8 +38,8 @@ type RawHandler func(ctx context.Context, t *Task, payload []byte) ([]byte, erro
 // it returns completes the execution; an error fails the attempt with category
 // handler_error, a panic with handler_panic, an undecodable input with
 // extractor_payload_decode. An empty input decodes as the zero value. [Fail],
-// [DelayFor] and [CancelTask] make errors that end the attempt in other ways. A
-// handler that ends the task itself has the last word, whatever it returns.
+// [DelayFor], [SuspendOn] and [CancelTask] make errors that end the attempt, or
+// pause it, in other ways. A handler that ends the task itself has the last word, whatever it returns.
 //
 // Handlers are registered before Run. A kind registered twice, or after Run has
 // begun, is a [*ConfigError], which Run returns as well, so that the result may
@@ -170,6 +176,7 @@ type verdict struct {
 	cause    error         // of a failure
 	delay    time.Duration // of a delay
 	reason   string        // of a cancel
+	suspend  SuspendOptions
 }
 
 type verdictKind uint8
@@ -178,6 +185,7 @@ const (
 	verdictFail verdictKind = iota + 1
 	verdictDelay
 	verdictCancel
+	verdictSuspend
 )
 
 func (v *verdict) Error() string {
@@ -186,6 +194,8 @@ func (v *verdict) Error() string {
 		return fmt.Sprintf("delay for %v", v.delay)
 	case verdictCancel:
 		return "cancel: " + v.reason
+	case verdictSuspend:
+		return "suspend"
 	}
 	if v.cause == nil {
 		return v.category
@@ -206,12 +216,33 @@ func Fail(category string, err error) error {
 // while: the attempt pauses and is resumed later.
 func DelayFor(d time.Duration) error { return &verdict{kind: verdictDelay, delay: d} }
 
+// SuspendOn makes the error by which a handler waits: its execution is suspended
+// and the permit given back. When the wait is over, some worker claims the
+// execution and calls its handler from the top, for the same attempt, with
+// [Task.ClaimKind] ClaimResume; [Task.ResumeSignals] tells what came, and
+// [Task.LastSuspension] has the continuation pointer and why the wait ended: an
+// operator may end it too, and then there are no signals.
+//
+// Signals that came before, on a pending waitpoint, may meet the condition
+// already. Then nothing is suspended and the handler is called again at once
+// with the same task, whose ResumeSignals has them. A handler therefore asks what
+// came before it waits, whatever the kind of claim. After 100 such calls in a
+// row the attempt fails with category suspend_loop.
+//
+// A suspend whose answer was lost is repeated as long as the lease is held, under
+// an idempotency key of its own unless the options have one. One that is refused,
+// such as for an invalid condition, fails the attempt with category handler_error.
+func SuspendOn(o SuspendOptions) error { return &verdict{kind: verdictSuspend, suspend: o} }
+
 // CancelTask makes the error by which a handler cancels its execution.
 func CancelTask(reason string) error { return &verdict{kind: verdictCancel, reason: reason} }
 
 // verdictOf finds out how a handler that returned err wants its attempt to end.
 func verdictOf(err error) (v *verdict, explicit bool) {
 	if errors.As(err, &v) {
+		if v.kind == verdictSuspend {
+			return v.repeatable(), true
+		}
 		if v.kind != verdictFail {
 			return v, true
 		}
@@ -226,6 +257,16 @@ func verdictOf(err error) (v *verdict, explicit bool) {
 		return &verdict{kind: verdictFail, category: category, reason: reason}, true
 	}
 	return &verdict{kind: verdictFail, category: CategoryHandlerError, reason: errorText(err)}, false
+}
+
+// repeatable returns a suspend with an idempotency key. Each verdict has one of
+// its own, so that the next suspend of the same claim is not taken for a repeat.
+func (v *verdict) repeatable() *verdict {
+	own := *v
+	if own.suspend.IdempotencyKey == "" {
+		own.suspend.IdempotencyKey = uuid.NewString()
+	}
+	return &own
 }
 
 // errorText is the text of an error, followed by that of every cause it does

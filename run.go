@@ -205,11 +205,21 @@ func (w *Worker) execute(t *Task) {
 				"attempt_index", t.claimed.AttemptIndex, "cause", context.Cause(t.ctx))
 		}
 	}()
-	result, err := w.call(t)
-	if t.spent.Load() {
-		return
+	for satisfied := 0; ; satisfied++ {
+		result, err := w.call(t)
+		if satisfied == maxSatisfiedAtOnce && suspends(err) {
+			err = Fail(CategorySuspendLoop, fmt.Errorf("what the handler waits for had come already %d times in a row", satisfied))
+		}
+		if t.spent.Load() || !w.settle(t, result, err) {
+			return
+		}
 	}
-	w.settle(t, result, err)
+}
+
+// suspends reports whether a handler that returned err wants to wait.
+func suspends(err error) bool {
+	var v *verdict
+	return errors.As(err, &v) && v.kind == verdictSuspend
 }
 
 // call runs the handler of a task. A panic becomes a failure.
@@ -248,56 +258,77 @@ func (w *Worker) panicked(t *Task, p any) error {
 
 // settle ends a task as its handler's return says. It calls nothing when the
 // lease is lost, and leaves a task to its lease, or its timeout to the engine,
-// when the handler failed because its context ended for that reason.
-func (w *Worker) settle(t *Task, result []byte, err error) {
+// when the handler failed because its context ended for that reason. A call that
+// is refused and leaves the task live fails the attempt. It reports whether the
+// handler is to be called again, because what it wants to wait for has come.
+func (w *Worker) settle(t *Task, result []byte, err error) (again bool) {
 	if t.lost() != nil {
-		return
+		return false
 	}
 	v, explicit := (*verdict)(nil), false
 	if err != nil {
 		v, explicit = verdictOf(err)
 		if !explicit && t.ctx.Err() != nil {
-			return
+			return false
 		}
 	}
-	end := func() error { return w.conclude(t, result, v) }
-	failed := end()
-	if errors.Is(failed, ErrPayloadTooLarge) && !t.spent.Load() {
-		v = &verdict{kind: verdictFail, category: CategoryHandlerError, reason: errorText(failed)}
-		failed = end()
+	end := func() (failed error) {
+		again, failed = w.conclude(t, result, v)
+		return failed
 	}
-	w.persist(t, end, failed)
+	failed := w.persist(t, end)
+	if !t.spent.Load() && refused(failed) {
+		v = &verdict{kind: verdictFail, category: CategoryHandlerError, reason: errorText(failed)}
+		failed = w.persist(t, end)
+	}
+	if failed != nil {
+		w.log.Warn("task not ended as its handler said", "execution_id", t.claimed.ExecutionID,
+			"attempt_index", t.claimed.AttemptIndex, "error", failed)
+	}
+	return again && failed == nil && t.lost() == nil
 }
 
-// conclude makes the call a verdict asks for; no verdict completes.
-func (w *Worker) conclude(t *Task, result []byte, v *verdict) error {
+// refused reports whether err turns down what the handler asked for, rather than
+// telling that the execution is no longer the worker's.
+func refused(err error) bool {
+	switch CodeOf(err) {
+	case CodeExecutionNotFound, CodeExecutionNotActive, CodeAlreadySuspended, CodeTaskConsumed:
+		return false
+	}
+	return err != nil && definite(err) && !IsStaleOwner(err)
+}
+
+// conclude makes the call a verdict asks for; no verdict completes. Again tells
+// that a suspend found its condition met.
+func (w *Worker) conclude(t *Task, result []byte, v *verdict) (again bool, err error) {
 	switch {
 	case v == nil:
-		return t.Complete(w.life, result)
+		return false, t.Complete(w.life, result)
 	case v.kind == verdictDelay:
-		return t.DelayFor(w.life, v.delay)
+		return false, t.DelayFor(w.life, v.delay)
 	case v.kind == verdictCancel:
-		return t.Cancel(w.life, v.reason)
+		return false, t.Cancel(w.life, v.reason)
+	case v.kind == verdictSuspend:
+		r, err := t.TrySuspend(w.life, v.suspend)
+		return err == nil && r.Suspended == nil, err
 	}
-	_, err := t.Fail(w.life, v.reason, v.category)
-	return err
+	_, err = t.Fail(w.life, v.reason, v.category)
+	return false, err
 }
 
-// persist repeats a terminal call whose outcome is unknown for as long as the
-// lease is held, at most for another TTL, so that a short outage of the store
-// does not lose the result.
-func (w *Worker) persist(t *Task, end func() error, err error) {
+// persist makes a terminal call and repeats it while its outcome is unknown, for
+// as long as the lease is held, at most for another TTL, so that a short outage
+// of the store does not lose the result. It returns the last error.
+func (w *Worker) persist(t *Task, end func() error) error {
+	err := end()
 	wait := backoff{initial: settleBackoffFirst, max: settleBackoffMax}
 	until := w.clock.Now().Add(w.config.LeaseTTL)
-	for err != nil && !t.spent.Load() {
+	for err != nil && !definite(err) && !t.spent.Load() {
 		held := t.lost() == nil && w.clock.Now().Before(until)
 		if !held || pause(w.life, w.clock, wait.next(err)) != nil {
 			break
 		}
 		err = end()
 	}
-	if err != nil {
-		w.log.Warn("task not ended as its handler said", "execution_id", t.claimed.ExecutionID,
-			"attempt_index", t.claimed.AttemptIndex, "error", err)
-	}
+	return err
 }

@@ -20,9 +20,9 @@ var (
 
 // Task is one claimed attempt of an execution, with a permit of its worker and a
 // lease that the worker renews. It is spent by the first definite answer of the
-// store to Complete, Fail, Cancel or Delay, success or refusal, or by Abandon;
-// any further change is then task_consumed without a call. After a transport
-// error it is not spent, the renewals go on, and the same call may be repeated:
+// store to Complete, Fail, Cancel or Delay, success or refusal, by a Suspend that
+// succeeds, or by Abandon; any further change is then task_consumed without a
+// call. After a transport error it is not spent, the renewals go on, and the same call may be repeated:
 // a repeat whose first answer was lost gets that answer. (Specification 02,
 // section 6; 08, section 5.4.)
 type Task struct {
@@ -33,7 +33,8 @@ type Task struct {
 	// managed tells that the worker's loop runs the task and ends its context.
 	managed bool
 	spent   atomic.Bool
-	ending  atomic.Int32 // calls under way that may end it
+	ending  atomic.Int32               // calls under way that may end it
+	waits   atomic.Pointer[TaskHandle] // what is left of it once suspended
 	renewal renewal
 }
 

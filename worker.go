@@ -205,6 +205,7 @@ type Worker struct {
 	backend    Backend
 	config     WorkerConfig
 	partitions PartitionConfig
+	home       string // what the handles of its tasks carry of the backend
 	nonce      string
 	log        *slog.Logger
 	clock      Clock
@@ -298,6 +299,9 @@ func (w *Worker) connect(ctx context.Context) error {
 		return err
 	}
 	if err := w.bindPartitions(ctx); err != nil {
+		return err
+	}
+	if err := w.learnBackend(ctx); err != nil {
 		return err
 	}
 	if err := w.register(ctx); err != nil {

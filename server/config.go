@@ -20,6 +20,8 @@ const (
 	MaxPool = 1_000_000
 	// MaxShutdown bounds the delay and the timeout of a shutdown.
 	MaxShutdown = time.Hour
+	// MaxKeyGrace bounds the grace of a rotated waitpoint key.
+	MaxKeyGrace = 30 * 24 * time.Hour
 )
 
 // Config sets up a server. The zero Config serves without authentication, for
@@ -55,6 +57,22 @@ type Config struct {
 	// SeparateMetrics leaves /metrics out of the main handler, since it has a
 	// listener of its own (FF_METRICS_ADDR); see ServeMetrics.
 	SeparateMetrics bool
+
+	// DisableCallbacks is FF_CALLBACKS=false: the callback route is served nowhere.
+	DisableCallbacks bool
+	// SeparateCallbacks leaves the callback route out of the main handler, since it
+	// has a listener of its own (FF_CALLBACK_ADDR); see ServeCallbacks.
+	SeparateCallbacks bool
+	// CallbackCORS is FF_CALLBACK_CORS: browsers may call the callback route, from
+	// CORSOrigins, or from anywhere when there are none.
+	CallbackCORS bool
+	// CallbackRateLimit is FF_CALLBACK_RATE_LIMIT: callbacks per second and address.
+	// 0 means 10, and below 0 no limit.
+	CallbackRateLimit float64
+
+	// KeyGrace is FF_WAITPOINT_HMAC_GRACE: how long the former waitpoint key still
+	// verifies after a rotation that does not say it; nil means 24 h.
+	KeyGrace *time.Duration
 
 	// TLSCertFile and TLSKeyFile are FF_TLS_CERT_FILE and FF_TLS_KEY_FILE: both or
 	// neither. TLSClientCAFile is FF_TLS_CLIENT_CA_FILE: clients must show a
@@ -150,6 +168,15 @@ func (c Config) checkNumbers() error {
 	if !(c.RateLimit >= 0 && c.RateLimit <= MaxRateLimit) { // a NaN is refused as well
 		return flowfabric.InvalidInput("FF_RATE_LIMIT", "%v is not 0..%d", c.RateLimit, MaxRateLimit)
 	}
+	if !(c.CallbackRateLimit <= MaxRateLimit) {
+		return flowfabric.InvalidInput("FF_CALLBACK_RATE_LIMIT", "%v is not 0..%d", c.CallbackRateLimit, MaxRateLimit)
+	}
+	if c.SeparateCallbacks && c.DisableCallbacks {
+		return flowfabric.InvalidInput("FF_CALLBACK_ADDR", "contradicts FF_CALLBACKS=false")
+	}
+	if g := c.KeyGrace; g != nil && (*g < 0 || *g > MaxKeyGrace) {
+		return flowfabric.InvalidInput("FF_WAITPOINT_HMAC_GRACE", "%v is not 0s..%v", *g, MaxKeyGrace)
+	}
 	if c.ShutdownDelay < 0 || c.ShutdownDelay > MaxShutdown {
 		return flowfabric.InvalidInput("FF_SHUTDOWN_DELAY", "%v is not 0s..%v", c.ShutdownDelay, MaxShutdown)
 	}
@@ -172,6 +199,15 @@ func (c Config) checkExposure(host, addr string, authenticated bool) error {
 	}
 	return flowfabric.InvalidInput("FF_API_TOKEN", "is not set, but FF_LISTEN_ADDR %q is no loopback address; "+
 		"set FF_API_TOKEN or FF_API_TOKENS_FILE, or FF_ALLOW_UNAUTHENTICATED=true to serve everybody", addr)
+}
+
+// keyGraceMs is KeyGrace as the API takes it.
+func (c Config) keyGraceMs() *int64 {
+	if c.KeyGrace == nil {
+		return nil
+	}
+	ms := c.KeyGrace.Milliseconds()
+	return &ms
 }
 
 func isLoopback(host string) bool {

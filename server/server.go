@@ -108,6 +108,11 @@ func (s *Server) Attach(backend flowfabric.Backend) error {
 		Waits:             s.cfg.MaxWaits,
 		FeedSubscriptions: s.cfg.MaxFeedSubscriptions,
 		StreamOps:         s.cfg.MaxStreamOps,
+		DisableCallbacks:  s.cfg.DisableCallbacks,
+		HideCallbacks:     s.cfg.SeparateCallbacks,
+		CallbackCORS:      s.cfg.CallbackCORS,
+		CallbackRate:      s.cfg.CallbackRateLimit,
+		KeyGraceMs:        s.cfg.keyGraceMs(),
 		Duties:            !s.cfg.DisableDuties,
 		Logger:            s.log,
 		Version:           s.cfg.Version,
@@ -159,6 +164,24 @@ func (s *Server) Serve(l net.Listener) error {
 // ServeMetrics answers /metrics, and /livez, on a listener of its own.
 func (s *Server) ServeMetrics(l net.Listener) error {
 	return s.serve(l, s.MetricsHandler(), nil)
+}
+
+// ServeCallbacks answers the callback route, and /livez, on a listener of its own,
+// with the main listener's certificates. It may be reached from anywhere: every
+// callback shows the token of its waitpoint.
+func (s *Server) ServeCallbacks(l net.Listener) error {
+	return s.serve(l, s.CallbackHandler(), s.certs)
+}
+
+// CallbackHandler serves the callback route and /livez, and nothing else.
+func (s *Server) CallbackHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a := s.api.Load(); a != nil {
+			a.CallbackHandler().ServeHTTP(w, r)
+			return
+		}
+		s.booting.ServeHTTP(w, r)
+	})
 }
 
 // MetricsHandler serves /metrics and /livez, and nothing else. With MetricsAuth it needs a token,

@@ -4,68 +4,86 @@ import (
 	"context"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
+	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
-func (s *Backend) unsupported(op string) error {
-	return flowfabric.NewError(flowfabric.CodeUnsupportedOperation, "%s is not built yet", op)
+// Suspend gives the lease up and waits. Only a call with an idempotency key is
+// repeated by itself.
+func (b *Backend) Suspend(ctx context.Context, a flowfabric.SuspendArgs) (flowfabric.SuspendResult, error) {
+	a, err := rules.PrepareSuspend(a)
+	if err != nil {
+		return flowfabric.SuspendResult{}, err
+	}
+	path, err := b.attemptOf(ctx, wire.RouteAttemptSuspend, a.ExecutionID, a.Fence)
+	if err != nil {
+		return flowfabric.SuspendResult{}, err
+	}
+	c := post("suspend", path, wire.NewSuspendRequest(a))
+	c.repeat = a.IdempotencyKey != ""
+	var r wire.SuspendResponse
+	if _, err := b.do(ctx, c, &r); err != nil {
+		return flowfabric.SuspendResult{}, err
+	}
+	return r.Result(), nil
 }
 
-func (s *Backend) Suspend(ctx context.Context, a flowfabric.SuspendArgs) (res flowfabric.SuspendResult, err error) {
-	return res, s.unsupported("Suspend")
+// ResumeExecution ends a suspension for an operator.
+func (b *Backend) ResumeExecution(ctx context.Context, a flowfabric.ResumeExecutionArgs) (flowfabric.ResumeExecutionResult, error) {
+	const op = "resume_execution"
+	a, err := rules.PrepareResume(a)
+	if err != nil {
+		return flowfabric.ResumeExecutionResult{}, err
+	}
+	if a.Trigger != flowfabric.ResumeTriggerOperator {
+		return flowfabric.ResumeExecutionResult{}, unsupported(op, "the trigger %s is the engine's own", a.Trigger)
+	}
+	var r wire.ResumeResponse
+	_, err = b.do(ctx, post(op, wire.Path(wire.RouteExecutionResume, string(a.ExecutionID)), wire.NewResumeRequest(a)), &r)
+	return r.Result(), err
 }
 
-func (s *Backend) ResumeExecution(ctx context.Context, a flowfabric.ResumeExecutionArgs) (res flowfabric.ResumeExecutionResult, err error) {
-	return res, s.unsupported("ResumeExecution")
+// GetSuspension returns nil, nil for an execution that has never been suspended.
+func (b *Backend) GetSuspension(ctx context.Context, id flowfabric.ExecutionID) (*flowfabric.Suspension, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	c := get("get_suspension", wire.Path(wire.RouteExecutionSuspension, string(id)), nil)
+	var r wire.Suspension
+	if _, err := b.do(ctx, c, &r); err != nil {
+		if isCode(err, flowfabric.CodeSuspensionNotFound) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	s, err := r.Record()
+	if err != nil {
+		return nil, c.fault("the answer's condition can't be read").Wrap(err)
+	}
+	return s, nil
 }
 
-func (s *Backend) GetSuspension(ctx context.Context, id flowfabric.ExecutionID) (res *flowfabric.Suspension, err error) {
-	return res, s.unsupported("GetSuspension")
-}
-
-func (s *Backend) ListSuspended(ctx context.Context, a flowfabric.ListSuspendedArgs) (res flowfabric.ListSuspendedResult, err error) {
-	return res, s.unsupported("ListSuspended")
-}
-
-func (s *Backend) CreatePendingWaitpoint(ctx context.Context, a flowfabric.CreatePendingWaitpointArgs) (res flowfabric.PendingWaitpoint, err error) {
-	return res, s.unsupported("CreatePendingWaitpoint")
-}
-
-func (s *Backend) CloseWaitpoint(ctx context.Context, a flowfabric.CloseWaitpointArgs) (res flowfabric.CloseWaitpointOutcome, err error) {
-	return res, s.unsupported("CloseWaitpoint")
-}
-
-func (s *Backend) ListPendingWaitpoints(ctx context.Context, a flowfabric.ListPendingWaitpointsArgs) (res flowfabric.ListPendingWaitpointsResult, err error) {
-	return res, s.unsupported("ListPendingWaitpoints")
-}
-
-func (s *Backend) ReadWaitpointToken(ctx context.Context, id flowfabric.ExecutionID, w flowfabric.WaitpointID) (res flowfabric.WaitpointToken, err error) {
-	return res, s.unsupported("ReadWaitpointToken")
-}
-
-func (s *Backend) DeliverSignal(ctx context.Context, a flowfabric.DeliverSignalArgs) (res flowfabric.DeliverSignalResult, err error) {
-	return res, s.unsupported("DeliverSignal")
-}
-
-func (s *Backend) DeliverApprovalSignal(ctx context.Context, a flowfabric.DeliverApprovalSignalArgs) (res flowfabric.DeliverSignalResult, err error) {
-	return res, s.unsupported("DeliverApprovalSignal")
-}
-
-func (s *Backend) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) (res []flowfabric.ResumeSignal, err error) {
-	return res, s.unsupported("ObserveSignals")
-}
-
-func (s *Backend) ListSignals(ctx context.Context, a flowfabric.ListSignalsArgs) (res flowfabric.ListSignalsResult, err error) {
-	return res, s.unsupported("ListSignals")
-}
-
-func (s *Backend) GetSignal(ctx context.Context, id flowfabric.ExecutionID, g flowfabric.SignalID) (res *flowfabric.RecordedSignal, err error) {
-	return res, s.unsupported("GetSignal")
-}
-
-func (s *Backend) RotateWaitpointSecret(ctx context.Context, a flowfabric.RotateWaitpointSecretArgs) (res flowfabric.RotateWaitpointSecretResult, err error) {
-	return res, s.unsupported("RotateWaitpointSecret")
-}
-
-func (s *Backend) ListWaitpointKIDs(ctx context.Context) (res flowfabric.WaitpointKIDs, err error) {
-	return res, s.unsupported("ListWaitpointKIDs")
+// ListSuspended returns one page of suspended executions. Its cursor is the
+// server's.
+func (b *Backend) ListSuspended(ctx context.Context, a flowfabric.ListSuspendedArgs) (flowfabric.ListSuspendedResult, error) {
+	const op = "list_suspended"
+	parts, err := b.partitions(ctx)
+	if err != nil {
+		return flowfabric.ListSuspendedResult{}, err
+	}
+	if _, err := rules.ValidateListSuspended(a, parts); err != nil {
+		return flowfabric.ListSuspendedResult{}, err
+	}
+	if a.Namespace, err = oneNamespace(op, a.Namespace, a.Namespaces); err != nil {
+		return flowfabric.ListSuspendedResult{}, err
+	}
+	var p wire.Page[flowfabric.SuspendedExecution]
+	if _, err := b.do(ctx, get(op, wire.RouteSuspended, wire.ListSuspendedQuery(a)), &p); err != nil {
+		return flowfabric.ListSuspendedResult{}, err
+	}
+	r := flowfabric.ListSuspendedResult{Executions: p.Items}
+	if p.NextCursor != nil {
+		r.NextCursor = *p.NextCursor
+	}
+	return r, nil
 }

@@ -49,6 +49,15 @@ type Config struct {
 	PoolSize int
 	// StrictLanes refuses lanes that nobody has declared.
 	StrictLanes bool
+	// WaitpointSecretHex is the secret of the waitpoint tokens, 64 to 256
+	// hexadecimal digits, that a store without one begins with; empty means a
+	// random one. A key ring that is stored already stands.
+	WaitpointSecretHex string
+	// WaitpointKID names that secret's key; empty means k1.
+	WaitpointKID string
+	// NoWaitpointSecret leaves the key ring as it is, even empty, for whoever opens
+	// the store to seed it with SeedWaitpointSecret.
+	NoWaitpointSecret bool
 }
 
 // Backend is an open embedded store with its engine. It implements
@@ -78,7 +87,8 @@ var (
 // Open opens a store, creating or migrating it as needed, and starts its engine.
 //
 // Errors: store_unavailable naming the holder when another process owns the
-// file; schema_too_new; partition_count_mismatch; partition_config_corrupt.
+// file; schema_too_new; partition_count_mismatch; partition_config_corrupt;
+// invalid_kid, invalid_secret_hex.
 func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if cfg.Path == ":memory:" {
 		cfg.Path = ""
@@ -130,7 +140,9 @@ func (b *Backend) open(ctx context.Context) (err error) {
 		return err
 	}
 	b.Store = sqlstore.New(sqlstore.Config{Family: family, Version: zs.Version, Path: b.path, Partitions: b.cfg.PartitionConfig,
-		Feeds: b.cfg.Feeds, StrictLanes: b.cfg.StrictLanes, Logger: b.cfg.Logger})
+		Feeds: b.cfg.Feeds, StrictLanes: b.cfg.StrictLanes, Logger: b.cfg.Logger,
+		WaitpointSecretHex: b.cfg.WaitpointSecretHex, WaitpointKID: b.cfg.WaitpointKID,
+		NoWaitpointSecret: b.cfg.NoWaitpointSecret})
 	b.writer = newWriter(c, b.clock, b.Store.Hooks(), b.cfg.Logger)
 	newest, err := sqlstore.NewestInstant(c)
 	if err != nil {

@@ -57,6 +57,7 @@ Scenarios:` + scenarioList(),
 	flags.IntVar(&o.config.Batch, "batch", benchmark.DefaultBatch, "executions in one create, claim or completion, 1..100")
 	flags.IntVar(&o.config.Retained, "retained", 0, "ended executions the store shall hold beforehand; those it holds already count")
 	flags.IntVar(&o.config.RetainedPayloadBytes, "retained-payload", 256, "bytes of payload of those")
+	flags.IntVar(&o.config.Parked, "parked", 0, "suspended executions the store holds for a second measurement (scenario suspend)")
 	flags.IntVar(&o.config.StartSamples, "start-samples", benchmark.DefaultStartSamples, "single submissions that measure the start latency; negative for none")
 	flags.StringVar(&o.namespace, "namespace", string(benchmark.DefaultNamespace), "namespace of the executions")
 	flags.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of this process to a file")
@@ -268,6 +269,9 @@ func printBench(w io.Writer, r *benchmark.Report) error {
 		ms := func(f float64) string { return strconv.FormatFloat(f, 'f', 3, 64) }
 		return []string{name, ms(p.P50), ms(p.P95), ms(p.P99), strconv.Itoa(p.Calls)}
 	}
+	if r.Suspend != nil {
+		return printSuspendBench(w, r, draw, latency)
+	}
 	bytes := "unknown"
 	if r.BytesPerExecution != nil {
 		bytes = strconv.FormatFloat(*r.BytesPerExecution, 'f', 0, 64)
@@ -285,5 +289,20 @@ func printBench(w io.Writer, r *benchmark.Report) error {
 			latency("complete", r.LatencyMs["complete"]), latency("submit to start", r.StartLatencyMs),
 		}),
 		number(r.AllocsPerLifecycle), bytes, r.Verified.Completed, r.Verified.Lost, r.Verified.Duplicated)
+	return err
+}
+
+// printSuspendBench shows what the suspend scenario found.
+func printSuspendBench(w io.Writer, r *benchmark.Report, draw func(headers []string, rows [][]string) string,
+	latency func(name string, p benchmark.Percentiles) []string) error {
+	s := r.Suspend
+	rows := [][]string{latency("one at a time", s.RoundTripMs), latency(fmt.Sprintf("%d in flight", s.InFlight), s.InFlightMs)}
+	if s.Parked > 0 {
+		rows = append(rows, latency(fmt.Sprintf("beside %d parked", s.Parked), s.ParkedRoundTripMs))
+	}
+	_, err := fmt.Fprintf(w, "suspend, signal, resumed handler on %s: %d B payload\n%s, %s, %d CPUs\n\n%s\n\n"+
+		"round trips per second       %.1f\nallocations per round trip   %.1f\n",
+		r.Backend, r.PayloadBytes, r.GoVersion, r.Platform, r.CPUs,
+		draw([]string{"round trip, ms", "p50", "p95", "p99", "calls"}, rows), s.RoundTripsPerSecond, r.AllocsPerLifecycle)
 	return err
 }

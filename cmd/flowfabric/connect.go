@@ -21,6 +21,10 @@ const defaultServer = "http://127.0.0.1:9090"
 type target struct {
 	place config.Place
 	path  string // the embedded store's file
+	// secret and kid are what a server would give a store without a waitpoint key;
+	// without them such a store makes its own.
+	secret config.Secret
+	kid    string
 	// valkey is how to reach a Valkey store: as a worker does, which needs a
 	// server beside it.
 	valkey valkey.Config
@@ -77,15 +81,24 @@ func (c *cli) target() (target, error) {
 	case config.PlaceValkey:
 		return valkeyTarget(place, text, c.environ)
 	}
-	path := place.Path
-	if path == "" {
-		loaded, err := config.Load(config.Sources{Environ: c.environ, Flags: map[string]string{"backend": text}})
-		if err != nil {
-			return target{}, err
-		}
-		path = loaded.StorePath()
+	return embeddedTarget(place, text, c.environ)
+}
+
+// embeddedTarget resolves an embedded store: its file, or the data directory's.
+func embeddedTarget(place config.Place, text string, environ []string) (target, error) {
+	t := target{place: place, path: place.Path}
+	loaded, err := config.Load(config.Sources{Environ: environ, Flags: map[string]string{"backend": text}})
+	if err != nil && t.path != "" {
+		return t, nil // a named file needs no settings
 	}
-	return target{place: place, path: path}, nil
+	if err != nil {
+		return target{}, err
+	}
+	t.path = loaded.StorePath()
+	if secret, err := loaded.FindSecret(); err == nil { // a bad file is the server's business
+		t.secret, t.kid = secret, loaded.WaitpointKID
+	}
+	return t, nil
 }
 
 // How long a command waits for a Valkey store, and for a server to prepare it.

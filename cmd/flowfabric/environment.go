@@ -15,8 +15,10 @@ import (
 type environment struct {
 	in       io.Reader
 	out, err io.Writer
-	environ  []string
-	now      func() time.Time
+	// asks tells that a person sits at the input, who can be asked.
+	asks    bool
+	environ []string
+	now     func() time.Time
 	// open opens what a client command talks to.
 	open func(ctx context.Context, t target) (flowfabric.Backend, error)
 	// ready, when not nil, is told the address a server listens on once it is
@@ -27,6 +29,7 @@ type environment struct {
 func systemEnvironment() *environment {
 	return &environment{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		asks:    isTerminal(os.Stdin),
 		environ: os.Environ(),
 		now:     time.Now,
 		open:    openTarget,

@@ -16,7 +16,8 @@ func (c *cli) executionCommand() *cobra.Command {
 	cmd := groupCommand("execution", "Look at executions and steer them",
 		c.executionGetCommand(), c.executionListCommand(), c.executionExplainCommand(), c.attemptsCommand(), c.historyCommand(),
 		c.executionCancelCommand(), c.executionReplayCommand(), c.executionPauseCommand(), c.executionUnpauseCommand(),
-		c.executionPriorityCommand(), c.executionTagsCommand(), c.revokeLeaseCommand(), c.releaseHoldCommand(), c.reclaimCommand())
+		c.executionPriorityCommand(), c.executionTagsCommand(), c.executionSuspensionCommand(), c.executionSignalsCommand(), c.executionResumeCommand(),
+		c.revokeLeaseCommand(), c.releaseHoldCommand(), c.reclaimCommand())
 	cmd.Aliases = []string{"executions", "exec", "x"}
 	return cmd
 }
@@ -60,12 +61,19 @@ func (c *cli) executionGetCommand() *cobra.Command {
 			if p.wantsJSON() {
 				return p.json(s)
 			}
-			return printSnapshot(p, s)
+			var x *flowfabric.Suspension
+			if s.PublicState == flowfabric.PublicSuspended {
+				if x, err = openSuspension(ctx, b, id); err != nil {
+					return err
+				}
+			}
+			return printSnapshot(p, s, x)
 		}),
 	}
 }
 
-func printSnapshot(p *printer, s *flowfabric.ExecutionSnapshot) error {
+// printSnapshot prints an execution, and what it waits for when it is suspended.
+func printSnapshot(p *printer, s *flowfabric.ExecutionSnapshot, x *flowfabric.Suspension) error {
 	state := p.state(s.PublicState)
 	if s.BlockingReason != "" && !s.PublicState.Terminal() {
 		state += p.faint("  " + string(s.BlockingReason))
@@ -96,6 +104,12 @@ func printSnapshot(p *printer, s *flowfabric.ExecutionSnapshot) error {
 		fields = append(fields,
 			field{"worker", clean(string(l.WorkerInstanceID))},
 			field{"lease", fmt.Sprintf("epoch %d, renewed %s, expires %s", l.LeaseEpoch, p.when(l.LastHeartbeatAt), p.when(l.ExpiresAt))})
+	}
+	if x != nil {
+		fields = append(fields,
+			field{"awaits", awaited(x)},
+			field{"suspended", p.instant(x.CreatedAt)},
+			field{"timeout", p.timeoutText(x)})
 	}
 	fields = append(fields,
 		field{"waitpoint", string(s.CurrentWaitpointID)},

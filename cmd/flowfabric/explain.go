@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 	"github.com/spf13/cobra"
 )
 
@@ -17,6 +18,8 @@ type explanation struct {
 	Advice      []string                       `json:"advice"`
 	Routing     *flowfabric.RoutingExplanation `json:"routing,omitempty"`
 	Lane        *laneBrief                     `json:"lane,omitempty"`
+	// Suspension is what a suspended execution waits in.
+	Suspension *wire.Suspension `json:"suspension,omitempty"`
 }
 
 type laneBrief struct {
@@ -75,6 +78,16 @@ func explain(ctx context.Context, b flowfabric.Backend, s *flowfabric.ExecutionS
 	if e.Routing, err = b.ExplainRouting(ctx, s.ExecutionID); err != nil {
 		return nil, err
 	}
+	if s.LifecyclePhase == flowfabric.PhaseSuspended {
+		x, err := openSuspension(ctx, b, s.ExecutionID)
+		if err != nil {
+			return nil, err
+		}
+		if x != nil {
+			shown := wire.NewSuspension(*x)
+			e.Suspension = &shown
+		}
+	}
 	e.explainLive(s, p)
 	return e, nil
 }
@@ -89,7 +102,10 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 		e.Summary = fmt.Sprintf("it is running on %s, lease renewed %s", s.CurrentLease.WorkerInstanceID, p.when(s.CurrentLease.LastHeartbeatAt))
 	case s.LifecyclePhase == flowfabric.PhaseActive:
 		e.Summary = "its worker lost it (" + s.BlockingDetail + "); the next capable worker takes over, unless it is held (execution release-hold)"
-	case s.LifecyclePhase == flowfabric.PhaseSuspended:
+	case s.LifecyclePhase == flowfabric.PhaseSuspended && e.Suspension != nil:
+		e.Summary = p.waitSentence(&e.Suspension.Suspension)
+		e.adviseWaiting(id)
+	case s.LifecyclePhase == flowfabric.PhaseSuspended: // it has resumed since it was looked at
 		e.Summary = "it is suspended: " + string(s.BlockingReason)
 	case s.EligibilityState == flowfabric.NotEligibleUntilTime:
 		e.Summary = fmt.Sprintf("it is delayed (%s); it may run %s", s.BlockingReason, p.when(s.DelayUntil))
@@ -110,6 +126,17 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 		e.Summary = strings.TrimSpace(string(s.BlockingReason) + ": " + s.BlockingDetail)
 	}
 	e.adviseRouting(s)
+}
+
+// adviseWaiting says how a wait can be ended by hand.
+func (e *explanation) adviseWaiting(id string) {
+	x := &e.Suspension.Suspension
+	if len(x.ResumeCondition.Keys()) > 0 && x.EscalatedAt == 0 {
+		e.Advice = append(e.Advice, "decide: flowfabric waitpoint approve "+id+", or reject")
+	}
+	e.Advice = append(e.Advice,
+		"see how far it is: flowfabric execution suspension "+id,
+		"end the wait whatever it is for: flowfabric execution resume "+id)
 }
 
 func (e *explanation) adviseRouting(s *flowfabric.ExecutionSnapshot) {

@@ -63,7 +63,7 @@ type deployment struct {
 
 func deploy(t *testing.T) *deployment {
 	t.Helper()
-	b, err := sqlite.Open(t.Context(), sqlite.Config{})
+	b, err := sqlite.Open(t.Context(), sqlite.Config{WaitpointSecretHex: testSecret})
 	if err != nil {
 		t.Fatal(err)
 	}

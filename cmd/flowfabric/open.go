@@ -24,7 +24,7 @@ func openTarget(ctx context.Context, t target) (flowfabric.Backend, error) {
 	case config.PlaceValkey:
 		return asBackend(valkey.Open(ctx, t.valkey))
 	}
-	return asBackend(sqlite.Open(ctx, sqlite.Config{Path: t.path}))
+	return asBackend(sqlite.Open(ctx, sqlite.Config{Path: t.path, WaitpointSecretHex: t.secret.Hex, WaitpointKID: t.kid}))
 }
 
 // asBackend keeps a nil pointer from becoming a non-nil interface.

@@ -90,9 +90,10 @@ another, or --backend a store to open directly (sqlite:FILE).`,
 	root.SetCompletionCommandGroupID(groupMaintain)
 
 	addTo(root, groupStart, c.serveCommand(), newDemoCommand(), newBenchCommand())
-	addTo(root, groupExecution, c.submitCommand(), c.waitCommand(), c.resultCommand(), c.executionCommand())
+	addTo(root, groupExecution, c.submitCommand(), c.waitCommand(), c.resultCommand(), c.executionCommand(),
+		c.waitpointCommand(), c.signalCommand())
 	addTo(root, groupOperate, c.workerCommand(), c.laneCommand(), c.eventsCommand(), c.scannerCommand(), c.drainCommand(), c.doctorCommand())
-	addTo(root, groupMaintain, c.migrateCommand(), c.backupCommand(), c.restoreCommand(), c.configCommand(), c.tokenCommand(),
+	addTo(root, groupMaintain, c.migrateCommand(), c.backupCommand(), c.restoreCommand(), c.configCommand(), c.tokenCommand(), c.secretCommand(),
 		c.partitionCommand(), c.versionCommand())
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -38,7 +39,7 @@ reads the tokens file and the certificates again.`,
   flowfabric serve --data-dir /var/lib/flowfabric --lanes default,media
   FF_API_TOKEN_FILE=/etc/flowfabric/token flowfabric serve --listen-addr 0.0.0.0:9090
   flowfabric serve --backend memory
-  flowfabric serve --backend valkey://127.0.0.1:6379`,
+  FF_WAITPOINT_HMAC_SECRET_FILE=secret flowfabric serve --backend valkey://127.0.0.1:6379`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := c.settings(cmd)
@@ -52,6 +53,10 @@ reads the tokens file and the certificates again.`,
 	return cmd
 }
 
+// maxListeners is how many ports a server has at most: its API's, the metrics' and
+// the callbacks'.
+const maxListeners = 3
+
 // process is a server on its way up, at work, or on its way down. Every part is
 // nil until it is started.
 type process struct {
@@ -61,6 +66,7 @@ type process struct {
 
 	server    *server.Server
 	listeners []net.Listener
+	callbacks string // the address of the callbacks' own listener; "" without one
 	serving   sync.WaitGroup
 	failed    chan error // a listener that ended by itself
 	backend   ownStore
@@ -71,6 +77,7 @@ type process struct {
 type ownStore interface {
 	flowfabric.Backend
 	DeclareLanes(ctx context.Context, lanes []flowfabric.LaneID) error
+	SeedWaitpointSecret(ctx context.Context, kid, secretHex string) (flowfabric.SeedWaitpointSecretResult, error)
 }
 
 // serveGCPercent lets a server collect less often than the default of 100: up to
@@ -82,7 +89,7 @@ func (c *cli) serve(ctx context.Context, loaded *config.Loaded) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(serveGCPercent)
 	}
-	p := &process{cli: c, cfg: loaded, log: newLogger(c.err, loaded.Log, isTerminal(c.err)), failed: make(chan error, 2)}
+	p := &process{cli: c, cfg: loaded, log: newLogger(c.err, loaded.Log, isTerminal(c.err)), failed: make(chan error, maxListeners)}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -134,7 +141,7 @@ func (p *process) start(ctx context.Context) (err error) {
 	if err := p.openStore(ctx, metrics); err != nil {
 		return err
 	}
-	if err := p.seedSecret(); err != nil {
+	if err := p.seedSecret(ctx); err != nil {
 		return err
 	}
 	if err := p.backend.DeclareLanes(ctx, p.cfg.Lanes); err != nil {
@@ -146,6 +153,10 @@ func (p *process) start(ctx context.Context) (err error) {
 
 func (p *process) serverConfig(metrics *server.Metrics) server.Config {
 	c := p.cfg
+	callbackRate := float64(c.CallbackRateLimit)
+	if callbackRate == 0 {
+		callbackRate = -1 // a server's 0 is its default
+	}
 	return server.Config{
 		ListenAddr:           c.ListenAddr,
 		APIToken:             c.APIToken,
@@ -156,6 +167,11 @@ func (p *process) serverConfig(metrics *server.Metrics) server.Config {
 		RateLimit:            float64(c.RateLimit),
 		MetricsAuth:          c.MetricsAuth,
 		SeparateMetrics:      c.MetricsAddr != "",
+		DisableCallbacks:     !c.Callbacks,
+		SeparateCallbacks:    c.CallbackAddr != "",
+		CallbackCORS:         c.CallbackCORS,
+		CallbackRateLimit:    callbackRate,
+		KeyGrace:             &c.WaitpointGrace,
 		TLSCertFile:          c.TLSCertFile,
 		TLSKeyFile:           c.TLSKeyFile,
 		TLSClientCAFile:      c.TLSClientCAFile,
@@ -173,20 +189,31 @@ func (p *process) serverConfig(metrics *server.Metrics) server.Config {
 // bind opens the ports, all or none; until the server has its store only the
 // probes answer there.
 func (p *process) bind(ctx context.Context) error {
-	main, err := net.Listen("tcp", p.cfg.ListenAddr)
-	if err != nil {
-		return p.explainListen(ctx, "FF_LISTEN_ADDR", p.cfg.ListenAddr, err)
-	}
-	p.listeners = append(p.listeners, main)
-	if p.cfg.MetricsAddr != "" {
-		metrics, err := net.Listen("tcp", p.cfg.MetricsAddr)
-		if err != nil {
-			return p.explainListen(ctx, "FF_METRICS_ADDR", p.cfg.MetricsAddr, err)
+	var answers []func()
+	for _, l := range []struct {
+		variable, addr string
+		serve          func(net.Listener) error
+	}{
+		{"FF_LISTEN_ADDR", p.cfg.ListenAddr, p.server.Serve},
+		{"FF_METRICS_ADDR", p.cfg.MetricsAddr, p.server.ServeMetrics},
+		{"FF_CALLBACK_ADDR", p.cfg.CallbackAddr, p.server.ServeCallbacks},
+	} {
+		if l.addr == "" {
+			continue
 		}
-		p.listeners = append(p.listeners, metrics)
-		p.answer(metrics, p.server.ServeMetrics)
+		bound, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			return p.explainListen(ctx, l.variable, l.addr, err)
+		}
+		p.listeners = append(p.listeners, bound)
+		answers = append(answers, func() { p.answer(bound, l.serve) })
+		if l.variable == "FF_CALLBACK_ADDR" {
+			p.callbacks = bound.Addr().String()
+		}
 	}
-	p.answer(main, p.server.Serve)
+	for _, answer := range answers {
+		answer()
+	}
 	return nil
 }
 
@@ -289,6 +316,8 @@ func (p *process) storeConfig(metrics *server.Metrics) sqlite.Config {
 		PoolSize:        p.cfg.EmbeddedPoolSize,
 		StrictLanes:     p.cfg.StrictLanes,
 		Engine:          p.engineConfig(metrics),
+		// Its secret is on disk before the store has it: see seedSecret.
+		NoWaitpointSecret: true,
 	}
 }
 
@@ -330,13 +359,46 @@ func filled(c flowfabric.PartitionConfig) flowfabric.PartitionConfig {
 	return c
 }
 
-// seedSecret sees to the waitpoint secret once the store is ours.
-func (p *process) seedSecret() error {
-	s, err := p.cfg.EnsureSecret()
-	if err == nil && s.Origin == config.SecretGenerated && s.Path != "" {
+// seedSecret gives the store, once it is ours, its waitpoint key. A store that
+// holds another keeps it: an operator has rotated since, and only an operator
+// does. (Specification 08, section 6.2.)
+func (p *process) seedSecret(ctx context.Context) error {
+	kids, err := p.backend.ListWaitpointKIDs(ctx)
+	if err != nil {
+		return fmt.Errorf("waitpoint key: %w", err)
+	}
+	s, err := p.cfg.EnsureSecret(kids.CurrentKID != "")
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.Origin == config.SecretStored:
+		p.log.Warn("no waitpoint secret is configured and the secret file is missing; the store's own keys hold",
+			"path", filepath.Join(p.cfg.DataDir, config.SecretFile), "kid", kids.CurrentKID)
+		return nil
+	case s.Origin == config.SecretGenerated && s.Path != "":
 		p.log.Info("waitpoint secret generated; keep it with your backups", "path", s.Path)
 	}
-	return err
+	res, err := p.backend.SeedWaitpointSecret(ctx, p.cfg.WaitpointKID, s.Hex)
+	if err != nil {
+		return fmt.Errorf("waitpoint key: %w", err)
+	}
+	p.tellSeeding(res)
+	return nil
+}
+
+// tellSeeding logs what the seeding found, one line at most of each kind.
+func (p *process) tellSeeding(res flowfabric.SeedWaitpointSecretResult) {
+	if n := res.Copies[flowfabric.SeedInstalled]; n > 0 {
+		p.log.Info("waitpoint key installed", "kid", p.cfg.WaitpointKID, "copies", n)
+	}
+	if n := res.Copies[flowfabric.SeedRepaired]; n > 0 {
+		p.log.Warn("the waitpoint key had lost its secret; it is back", "kid", p.cfg.WaitpointKID, "copies", n)
+	}
+	if n := res.Copies[flowfabric.SeedKept]; n > 0 {
+		p.log.Warn("the configured waitpoint key or secret is not the store's current one, which was rotated since; the store's holds",
+			"configured_kid", p.cfg.WaitpointKID, "kid", res.CurrentKID, "copies", n)
+	}
 }
 
 // startControlSocket lets commands reach the store while this process owns it.
@@ -360,17 +422,21 @@ func (p *process) announce() {
 	address := p.address()
 	fmt.Fprintf(p.out, "FlowFabric is ready at %s  (%s, process %d; stop with Ctrl-C)\n", address, p.storeName(), os.Getpid())
 	p.log.Info("ready", "address", address, "version", buildVersion(), "backend", p.storeName())
+	if p.callbacks != "" {
+		p.log.Info("callbacks have a listener of their own", "address", p.scheme()+"://"+p.callbacks)
+	}
 	if p.ready != nil {
 		p.ready(address)
 	}
 }
 
-func (p *process) address() string {
-	scheme := "http"
+func (p *process) address() string { return p.scheme() + "://" + p.listeners[0].Addr().String() }
+
+func (p *process) scheme() string {
 	if p.cfg.TLSCertFile != "" {
-		scheme = "https"
+		return "https"
 	}
-	return scheme + "://" + p.listeners[0].Addr().String()
+	return "http"
 }
 
 func (p *process) storeName() string {

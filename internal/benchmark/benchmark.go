@@ -73,6 +73,9 @@ type Config struct {
 	Retained int
 	// RetainedPayloadBytes is the size of their payloads.
 	RetainedPayloadBytes int
+	// Parked is how many executions are suspended while the suspend scenario
+	// measures for the second time, 0..100,000,000; 0 measures once.
+	Parked int
 	// StartSamples is how many single submissions measure the start latency;
 	// default 300, negative measures none.
 	StartSamples int
@@ -109,6 +112,7 @@ func Scenarios() []Scenario {
 	return []Scenario{
 		{Name: "lifecycle", Summary: "create, claim and complete through the batch calls", run: runLifecycle},
 		{Name: "sdk", Summary: "the same through the SDK: single submits, one worker with many permits", run: runSDK},
+		{Name: "suspend", Summary: "suspend, signal, resumed handler: one at a time, in flight, beside parked ones", run: runSuspend},
 	}
 }
 
@@ -143,6 +147,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"result", c.ResultBytes, 0, flowfabric.MaxPayloadBytes},
 		{"batch", c.Batch, 1, flowfabric.MaxBatchItems},
 		{"retained", c.Retained, 0, MaxExecutions},
+		{"parked", c.Parked, 0, MaxExecutions},
 		{"retained-payload", c.RetainedPayloadBytes, 0, flowfabric.MaxPayloadBytes},
 		{"start-samples", max(c.StartSamples, 0), 0, 100_000},
 	} {

@@ -42,6 +42,9 @@ func (c *counts) Add(n int) {
 
 func TestScenariosOnMemory(t *testing.T) {
 	for _, scenario := range benchmark.Scenarios() {
+		if scenario.Name == "suspend" {
+			continue // TestSuspendScenario: it has other phases
+		}
 		t.Run(scenario.Name, func(t *testing.T) { testOnMemory(t, scenario.Name) })
 	}
 }
@@ -63,6 +66,42 @@ func testOnMemory(t *testing.T, scenario string) {
 	}
 	checkDocument(t, report)
 }
+
+// TestSuspendScenario: every round trip is measured, and what was parked is gone
+// afterwards.
+func TestSuspendScenario(t *testing.T) {
+	progress := &counts{}
+	var store flowfabric.Backend
+	report, err := benchmark.Run(t.Context(), benchmark.Config{
+		Scenario: "suspend", Backend: "memory:", Executions: 200, Workers: 3, PayloadBytes: 64, Batch: 8, StartSamples: 5, Parked: 20,
+		Progress: progress,
+		Open: func(ctx context.Context) (_ flowfabric.Backend, err error) {
+			store, err = openMemory(ctx)
+			return unclosed{store}, err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	want := map[string]int{"start latency": 5, "one at a time": 5, "in flight": 200, "park": 20, "beside parked": 5, "unpark": 20}
+	if diff := cmp.Diff(want, progress.steps); diff != "" {
+		t.Errorf("progress (-want +got):\n%s", diff)
+	}
+	s := report.Suspend
+	if s.RoundTripMs.Calls != 5 || s.ParkedRoundTripMs.Calls != 5 || s.InFlightMs.Calls != 200 || s.InFlight != 12 || s.RoundTripsPerSecond <= 0 {
+		t.Errorf("report %+v", s)
+	}
+	left, err := store.ListSuspended(t.Context(), flowfabric.ListSuspendedArgs{})
+	if err != nil || len(left.Executions) != 0 {
+		t.Errorf("%d executions are still suspended, %v", len(left.Executions), err)
+	}
+}
+
+// unclosed is a backend that outlives a benchmark.
+type unclosed struct{ flowfabric.Backend }
+
+func (unclosed) Close() error { return nil }
 
 // checkDocument checks that the report's JSON form has every key a reader of the
 // output relies on, with a value that can be true.

@@ -36,3 +36,15 @@ func (s *share) take(n int) int {
 	s.left -= n
 	return n
 }
+
+// next hands out one number, from the highest down; some is false when none is
+// left.
+func (s *share) next() (i int, some bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left == 0 {
+		return 0, false
+	}
+	s.left--
+	return s.left, true
+}

@@ -41,6 +41,9 @@ type Report struct {
 
 	Verified Verification `json:"verified"`
 
+	// Suspend is what the suspend scenario found; its rates of phases are zero.
+	Suspend *SuspendReport `json:"suspend,omitempty"`
+
 	GoVersion string `json:"go_version"`
 	Platform  string `json:"platform"`
 	CPUs      int    `json:"cpus"`

@@ -43,6 +43,14 @@ type Config struct {
 	MetricsAddr string
 	// MetricsAuth demands a token with scope read for /metrics.
 	MetricsAuth bool
+	// Callbacks serves the callback route, at CallbackAddr, a listener of its own,
+	// when that is set, else at the API listener.
+	Callbacks    bool
+	CallbackAddr string
+	// CallbackCORS admits browsers of other sites to the callback route.
+	CallbackCORS bool
+	// CallbackRateLimit is callbacks per second per address; 0 is off.
+	CallbackRateLimit int
 	// TLSCertFile and TLSKeyFile switch HTTPS on; TLSClientCAFile mutual TLS.
 	TLSCertFile, TLSKeyFile, TLSClientCAFile string
 

@@ -138,6 +138,13 @@ func TestRefusals(t *testing.T) {
 		{"FF_WAITPOINT_HMAC_SECRET_FILE=/does/not/exist", []string{"FF_WAITPOINT_HMAC_SECRET_FILE", "/does/not/exist"}},
 		{"FF_WAITPOINT_HMAC_KID=a:b", []string{"FF_WAITPOINT_HMAC_KID", "a:b"}},
 		{"FF_WAITPOINT_HMAC_GRACE=721h", []string{"FF_WAITPOINT_HMAC_GRACE", "721h"}},
+		{"FF_CALLBACKS=maybe", []string{"FF_CALLBACKS", "maybe"}},
+		{"FF_CALLBACK_ADDR=nowhere", []string{"FF_CALLBACK_ADDR", "nowhere", "host:port"}},
+		{"FF_CALLBACK_ADDR=127.0.0.1:1\nFF_CALLBACKS=false", []string{"FF_CALLBACK_ADDR", "FF_CALLBACKS"}},
+		{"FF_CALLBACK_ADDR=127.0.0.1:9090", []string{"FF_CALLBACK_ADDR", "is the API listener"}},
+		{"FF_CALLBACK_ADDR=127.0.0.1:1\nFF_METRICS_ADDR=127.0.0.1:1", []string{"FF_CALLBACK_ADDR", "FF_METRICS_ADDR"}},
+		{"FF_CALLBACK_RATE_LIMIT=-1", []string{"FF_CALLBACK_RATE_LIMIT", "-1"}},
+		{"FF_CALLBACK_RATE_LIMIT=1.5", []string{"FF_CALLBACK_RATE_LIMIT", "1.5"}},
 		{"FF_TLS_CERT_FILE=c.pem", []string{"FF_TLS_CERT_FILE", "FF_TLS_KEY_FILE"}},
 		{"FF_TLS_CLIENT_CA_FILE=c.pem", []string{"FF_TLS_CLIENT_CA_FILE"}},
 		{"FF_METRICS_AUTH=1", []string{"FF_METRICS_AUTH", "FF_API_TOKEN"}},
@@ -194,6 +201,12 @@ func TestAccepted(t *testing.T) {
 		{"FF_BACKEND=sqlite:x.db", func(c *Config) bool { return c.StorePath() == "x.db" && c.DataDir == "." }},
 		{"FF_BACKEND=sqlite:/a/x.db\nFF_DATA_DIR=/a/", func(c *Config) bool { return c.DataDir == "/a" }},
 		{"FF_LOG_LEVEL=warn,scheduler=debug", func(c *Config) bool { return c.Log.Level == 4 && c.Log.Components["scheduler"] == -4 }},
+		{"", func(c *Config) bool {
+			return c.Callbacks && c.CallbackAddr == "" && !c.CallbackCORS && c.CallbackRateLimit == 10
+		}},
+		{"FF_CALLBACKS=false\nFF_CALLBACK_RATE_LIMIT=0", func(c *Config) bool { return !c.Callbacks && c.CallbackRateLimit == 0 }},
+		{"FF_CALLBACK_ADDR=0.0.0.0:9092\nFF_CALLBACK_CORS=true", func(c *Config) bool { return c.CallbackCORS && c.CallbackAddr == "0.0.0.0:9092" }},
+		{"FF_CALLBACK_ADDR=127.0.0.1:0\nFF_LISTEN_ADDR=127.0.0.1:0", func(c *Config) bool { return c.CallbackAddr != "" }},
 		{"FF_FLOW_PARTITIONS=128", func(c *Config) bool { return c.Partitions.NumFlowPartitions == 128 }},
 	}
 	for _, tt := range tests {
@@ -266,7 +279,7 @@ func TestEveryRowIsWhole(t *testing.T) {
 func TestWaitpointSecretFile(t *testing.T) {
 	dir := t.TempDir()
 	c := load(t, "FF_DATA_DIR="+dir).Config
-	first, err := c.EnsureSecret()
+	first, err := c.EnsureSecret(false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +294,7 @@ func TestWaitpointSecretFile(t *testing.T) {
 	if s := fmt.Sprintf("%v %#v %+v", first, first, first); strings.Contains(s, first.Hex) {
 		t.Error("printing the secret shows it")
 	}
-	again, err := c.EnsureSecret()
+	again, err := c.EnsureSecret(false)
 	if err != nil || again.Hex != first.Hex || again.Origin != SecretFromFile {
 		t.Errorf("second start: %v %v", again.Origin, err)
 	}
@@ -289,7 +302,7 @@ func TestWaitpointSecretFile(t *testing.T) {
 	refused := func(name string, spoil func()) {
 		t.Run(name, func(t *testing.T) {
 			spoil()
-			_, err := c.EnsureSecret()
+			_, err := c.EnsureSecret(false)
 			if len(Refusals(err)) != 1 || !strings.Contains(err.Error(), path) {
 				t.Errorf("err = %v", err)
 			}
@@ -315,16 +328,52 @@ func TestWaitpointSecretFile(t *testing.T) {
 func TestMemoryKeepsNoSecretFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	c := load(t, "FF_BACKEND=memory").Config
-	a, err := c.EnsureSecret()
+	a, err := c.EnsureSecret(false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := c.EnsureSecret()
+	b, err := c.EnsureSecret(false)
 	if err != nil || a.Hex == b.Hex || a.Path != "" {
 		t.Errorf("a.Path = %q, equal %v, err %v", a.Path, a.Hex == b.Hex, err)
 	}
 	entries, err := os.ReadDir(".")
 	if err != nil || len(entries) != 0 {
 		t.Errorf("left %v, %v", entries, err)
+	}
+}
+
+// A store with keys of its own and no secret beside it goes on with them
+// (specification 08, section 6.2): nothing is made that would not fit them.
+func TestStoreWithKeysAndWithoutFile(t *testing.T) {
+	dir := t.TempDir()
+	s, err := load(t, "FF_DATA_DIR="+dir).EnsureSecret(true)
+	if err != nil || s.Origin != SecretStored || s.Hex != "" {
+		t.Errorf("%s %v", s.Origin, err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left %v, %v", entries, err)
+	}
+}
+
+// A shared store never gets a generated secret, whether it holds keys or not.
+func TestSharedStoreNeedsASecret(t *testing.T) {
+	t.Chdir(t.TempDir())
+	c := load(t, "FF_BACKEND=valkey://127.0.0.1:6379").Config
+	for name, ask := range map[string]func() (Secret, error){
+		"find": c.FindSecret, "ensure": func() (Secret, error) { return c.EnsureSecret(false) },
+		"ensure with keys": func() (Secret, error) { return c.EnsureSecret(true) },
+	} {
+		_, err := ask()
+		if list := Refusals(err); len(list) != 1 || list[0].Variable != "FF_WAITPOINT_HMAC_SECRET" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if entries, err := os.ReadDir("."); err != nil || len(entries) != 0 {
+		t.Errorf("left %v, %v", entries, err)
+	}
+	secret := strings.Repeat("ab", 32)
+	s, err := load(t, "FF_BACKEND=valkey://127.0.0.1:6379", "FF_WAITPOINT_HMAC_SECRET="+secret).EnsureSecret(false)
+	if err != nil || s.Origin != SecretConfigured || s.Hex != secret {
+		t.Errorf("%s %v", s.Origin, err)
 	}
 }

@@ -342,6 +342,7 @@ func (c *Config) check() []error {
 	if c.MetricsAddr != "" && c.MetricsAddr == c.ListenAddr && !strings.HasSuffix(c.ListenAddr, ":0") {
 		refuse("FF_METRICS_ADDR", c.MetricsAddr, "is the API listener; leave it unset to serve /metrics there")
 	}
+	c.checkCallbacks(refuse)
 	if c.MetricsAuth && !c.Authenticated() {
 		refuse("FF_METRICS_AUTH", "true", "needs authentication: set FF_API_TOKEN or FF_API_TOKENS_FILE")
 	}
@@ -357,6 +358,21 @@ func (c *Config) check() []error {
 		refuse("FF_SHUTDOWN_DELAY", c.ShutdownDelay.String(), "leaves no time within FF_SHUTDOWN_TIMEOUT %s", c.ShutdownTimeout)
 	}
 	return errs
+}
+
+// checkCallbacks holds the callbacks' listener against the others. It may be
+// reached from anywhere: the waitpoint's token is its authentication.
+func (c *Config) checkCallbacks(refuse func(variable, value, format string, args ...any)) {
+	addr := c.CallbackAddr
+	switch fixed := !strings.HasSuffix(addr, ":0"); {
+	case addr == "":
+	case !c.Callbacks:
+		refuse("FF_CALLBACK_ADDR", addr, "contradicts FF_CALLBACKS=false; give one of them")
+	case fixed && addr == c.ListenAddr:
+		refuse("FF_CALLBACK_ADDR", addr, "is the API listener; leave it unset to serve callbacks there")
+	case fixed && addr == c.MetricsAddr:
+		refuse("FF_CALLBACK_ADDR", addr, "is the listener of FF_METRICS_ADDR; give each its own")
+	}
 }
 
 // settleDataDir brings FF_BACKEND and FF_DATA_DIR together: a file named by URL

@@ -42,16 +42,22 @@ const (
 	SecretFromFile   SecretOrigin = "file"       // the data directory's secret file
 	SecretGenerated  SecretOrigin = "generated"  // made by this start
 	SecretNone       SecretOrigin = "none"       // nothing yet
+	SecretStored     SecretOrigin = "stored"     // none here; the store holds keys of its own
 )
 
 // FindSecret returns the waitpoint secret that is there already: the configured
 // one, else the one of the data directory's secret file; [SecretNone] when there
 // is neither. A file that exists but can't be read, is malformed, or may be read
 // by group or others is a *[Refusal], never a reason to make a new one: that
-// would void every outstanding token. (Specification 08, section 6.2.)
+// would void every outstanding token. So is a shared store without a configured
+// secret: all its servers must be given the same. (Specification 08, section 6.2.)
 func (c *Config) FindSecret() (Secret, error) {
 	if c.WaitpointSecret != "" {
 		return Secret{Hex: c.WaitpointSecret, Origin: SecretConfigured}, nil
+	}
+	if c.Backend.Kind == PlaceValkey {
+		return Secret{}, &Refusal{Variable: "FF_WAITPOINT_HMAC_SECRET",
+			Reason: "is not set, and a shared store needs it, the same on every server; give it with FF_WAITPOINT_HMAC_SECRET_FILE (make one with: openssl rand -hex 32)"}
 	}
 	if c.DataDir == "" {
 		return Secret{Origin: SecretNone}, nil
@@ -59,7 +65,7 @@ func (c *Config) FindSecret() (Secret, error) {
 	path := filepath.Join(c.DataDir, SecretFile)
 	refuse := func(format string, args ...any) (Secret, error) {
 		return Secret{}, &Refusal{Variable: path, Reason: fmt.Sprintf(format, args...) +
-			"; restore it from a backup, or give the secret with FF_WAITPOINT_HMAC_SECRET_FILE (a new secret voids every outstanding token)"}
+			"; restore it from a backup, or remove it: a store that holds keys goes on with them"}
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,14 +92,18 @@ func (c *Config) FindSecret() (Secret, error) {
 }
 
 // EnsureSecret is [Config.FindSecret], but generates 32 random bytes when there
-// is no secret yet. With a data directory they are written to its secret file by
-// create-exclusive, mode 0600, and synced, directory included, before this
-// returns; the memory store gets a secret that no file keeps. A shared store gets
-// none: all its servers must be given the same.
-func (c *Config) EnsureSecret() (Secret, error) {
+// is no secret yet and the store holds no keys. With a data directory they are
+// written to its secret file by create-exclusive, mode 0600, and synced, directory
+// included, before this returns; the memory store gets a secret that no file
+// keeps. A store that holds keys while there is no secret here goes on with them:
+// [SecretStored], and nothing is written.
+func (c *Config) EnsureSecret(storeHasKeys bool) (Secret, error) {
 	s, err := c.FindSecret()
-	if err != nil || s.Origin != SecretNone || c.Backend.Kind == PlaceValkey {
+	if err != nil || s.Origin != SecretNone {
 		return s, err
+	}
+	if storeHasKeys {
+		return Secret{Origin: SecretStored}, nil
 	}
 	raw := make([]byte, secretBytes)
 	if _, err := rand.Read(raw); err != nil {

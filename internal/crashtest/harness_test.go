@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,6 +169,8 @@ type station struct {
 	addr  string
 	logs  logbook
 
+	deaths atomic.Int64 // by SIGKILL
+
 	*child
 
 	mu    sync.Mutex
@@ -219,7 +222,8 @@ func (s *station) launch() {
 		if bytes.HasPrefix(line, []byte("FlowFabric is ready at ")) {
 			close(ready)
 		}
-	}, &s.logs, serverBinary, append([]string{"serve", "--listen-addr", s.addr}, s.store...)...)
+	}, &s.logs, serverBinary, append([]string{"serve", "--listen-addr", s.addr,
+		"--waitpoint-hmac-secret", strings.Repeat("c5", 32)}, s.store...)...)
 }
 
 // up returns what is closed once the present server, or the next one when that
@@ -232,6 +236,7 @@ func (s *station) up() chan struct{} {
 
 // kill ends the server with SIGKILL.
 func (s *station) kill() {
+	s.deaths.Add(1)
 	s.child.kill()
 	s.mu.Lock()
 	defer s.mu.Unlock()

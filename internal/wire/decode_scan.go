@@ -405,3 +405,65 @@ func (d *decoder) skipArray() *fault {
 		d.space()
 	}
 }
+
+// distinctNames refuses a document, already known to be JSON, in which an object
+// has two fields of one name. field is where it stands in the body.
+func distinctNames(field string, doc []byte) error {
+	d := decoder{doc: doc}
+	if f := d.distinct(); f != nil {
+		return f.inField(field).error()
+	}
+	return nil
+}
+
+func (d *decoder) distinct() *fault {
+	switch d.peek() {
+	case '{':
+		return d.distinctObject()
+	case '[':
+		return d.distinctArray()
+	}
+	return d.skip()
+}
+
+func (d *decoder) distinctObject() *fault {
+	if f := d.enter('{', "an object"); f != nil {
+		return f
+	}
+	seen := make(map[string]bool)
+	for first := true; ; first = false {
+		end, f := d.next('}', first)
+		if end || f != nil {
+			return f
+		}
+		text, f := d.key()
+		if f != nil {
+			return f
+		}
+		name := string(text)
+		if seen[name] {
+			return d.fail("is given twice").inField(name)
+		}
+		seen[name] = true
+		if f := d.distinct(); f != nil {
+			return f.inField(name)
+		}
+		d.space()
+	}
+}
+
+func (d *decoder) distinctArray() *fault {
+	if f := d.enter('[', "an array"); f != nil {
+		return f
+	}
+	for i := 0; ; i++ {
+		end, f := d.next(']', i == 0)
+		if end || f != nil {
+			return f
+		}
+		if f := d.distinct(); f != nil {
+			return f.inItem(i)
+		}
+		d.space()
+	}
+}

@@ -20,6 +20,7 @@ const (
 	HeaderRequestID       = "X-Request-Id"
 	HeaderIdempotencyKey  = "Idempotency-Key"
 	HeaderRetryAfter      = "Retry-After"
+	HeaderWaitpointToken  = "FF-Waitpoint-Token" // of a callback; never in the URL
 )
 
 // Media types of the API.
@@ -125,6 +126,15 @@ func mismatch(field string) error {
 func zeroRefused(field string, p *int64) error {
 	if p != nil && *p == 0 {
 		return flowfabric.InvalidInput(field, "must not be 0")
+	}
+	return nil
+}
+
+// emptyRefused reports invalid_input for an explicit empty text where the
+// contract's empty one stands for "the default".
+func emptyRefused[T ~string](field string, p *T) error {
+	if p != nil && *p == "" {
+		return flowfabric.InvalidInput(field, "must not be empty").With("reason", "empty")
 	}
 	return nil
 }

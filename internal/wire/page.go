@@ -35,6 +35,9 @@ const (
 	ListWorkerLeases  = "worker-leases"
 	ListExpiredLeases = "expired-leases"
 	ListLanes         = "lanes"
+	ListSuspended     = "suspended"
+	ListWaitpoints    = "waitpoints"
+	ListSignals       = "signals"
 )
 
 // EncodeCursor makes the cursor that goes on behind position in a list. scope is
@@ -202,6 +205,12 @@ func setTags(query url.Values, tags map[string]string) {
 func setText[T ~string](query url.Values, name string, v T) {
 	if v != "" {
 		query.Set(name, string(v))
+	}
+}
+
+func setPartition(query url.Values, p *uint16) {
+	if p != nil {
+		query.Set("partition", strconv.Itoa(int(*p)))
 	}
 }
 

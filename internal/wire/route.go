@@ -38,6 +38,15 @@ const (
 	RouteExecutionUnpause     = RouteExecution + "/unpause"
 	RouteExecutionTags        = RouteExecution + "/tags"
 	RouteExecutionTag         = RouteExecution + "/tags/{key}"
+	RouteExecutionSuspension  = RouteExecution + "/suspension"
+	RouteExecutionResume      = RouteExecution + "/resume"
+	RouteExecutionSignals     = RouteExecution + "/signals"
+	RouteExecutionSignal      = RouteExecution + "/signals/{signal_id}"
+	RouteExecutionDeliver     = RouteExecution + "/signal"
+	RouteExecutionApproval    = RouteExecution + "/approval-signal"
+	RouteExecutionWaitpoints  = RouteExecution + "/pending-waitpoints"
+	RouteWaitpointToken       = RouteExecution + "/waitpoints/{waitpoint_id}/token"
+	RouteWaitpointClose       = RouteExecution + "/waitpoints/{waitpoint_id}/close"
 
 	RouteAttempt         = RouteExecution + "/attempts/{attempt_index}"
 	RouteAttemptRenew    = RouteAttempt + "/renew"
@@ -46,6 +55,11 @@ const (
 	RouteAttemptFail     = RouteAttempt + "/fail"
 	RouteAttemptCancel   = RouteAttempt + "/cancel"
 	RouteAttemptDelay    = RouteAttempt + "/delay"
+
+	RouteAttemptSuspend        = RouteAttempt + "/suspend"
+	RouteAttemptResumeSignals  = RouteAttempt + "/resume-signals"
+	RouteAttemptWaitpoints     = RouteAttempt + "/waitpoints"
+	RouteAttemptWaitpointClose = RouteAttempt + "/waitpoints/{waitpoint_id}/close"
 
 	RouteWorkerInstances         = "/v1/worker-instances"
 	RouteWorkerInstance          = "/v1/worker-instances/{worker_instance_id}"
@@ -62,6 +76,10 @@ const (
 	RouteLaneState = RouteLane + "/state"
 
 	RouteExpiredLeases = "/v1/leases/expired"
+	RouteSuspended     = "/v1/suspended"
+
+	// RouteCallback is the one route for untrusted parties.
+	RouteCallback = "/v1/callbacks/{execution_id}/{waitpoint_id}"
 
 	RouteFeed    = "/v1/feeds/{feed}"
 	RouteFeedSSE = RouteFeed + "/sse"
@@ -75,6 +93,8 @@ const (
 	RouteReconcileJob        = "/v1/admin/reconcile/{job_id}"
 	RoutePartitionCollisions = "/v1/admin/partition-collisions"
 	RouteDrain               = "/v1/admin/drain"
+	RouteWaitpointSecrets    = "/v1/admin/waitpoint-secrets"
+	RouteRotateSecret        = "/v1/admin/rotate-waitpoint-secret"
 
 	RouteLivez   = "/livez"
 	RouteHealthz = "/healthz"

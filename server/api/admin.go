@@ -65,8 +65,7 @@ func adminRoutes() []*route {
 
 // absent are operations of primitives that this server has no routes for.
 var absent = []string{
-	"append_frames", "create_budget", "create_flow", "create_quota_policy", "deliver_signal", "read_stream", "report_usage",
-	"rotate_waitpoint_secret", "spawn_children", "submit_flow", "suspend_execution",
+	"append_frames", "create_budget", "create_flow", "create_quota_policy", "read_stream", "report_usage", "spawn_children", "submit_flow",
 }
 
 func getCapabilities(c *call) error {
@@ -136,6 +135,21 @@ var limits = map[string]int64{
 	"list_examined_per_page":      flowfabric.MaxListExamined,
 	"claim_waiters_per_server":    flowfabric.MaxWaiters,
 	"partitions_per_expired_page": flowfabric.DefaultExpiredLeaseSpan,
+
+	"waitpoints_per_suspension":      flowfabric.MaxWaitpointsPerSuspend,
+	"open_waitpoints":                flowfabric.MaxOpenWaitpoints,
+	"waitpoint_key_bytes":            flowfabric.MaxWaitpointKeyBytes,
+	"condition_depth":                flowfabric.MaxConditionDepth,
+	"condition_bytes":                flowfabric.MaxConditionBytes,
+	"matcher_names":                  flowfabric.MaxMatcherNames,
+	"continuation_bytes":             flowfabric.MaxContinuationBytes,
+	"signal_payload_bytes":           flowfabric.MaxSignalPayloadBytes,
+	"signal_name_bytes":              flowfabric.MaxSignalNameBytes,
+	"source_identity_bytes":          flowfabric.MaxSourceIdentityBytes,
+	"correlation_id_bytes":           flowfabric.MaxCorrelationIDBytes,
+	"signal_dedup_ttl_ms":            flowfabric.MaxSignalDedupTTLMs,
+	"buffered_signals_per_waitpoint": flowfabric.MaxBufferedSignals,
+	"callbacks_per_waitpoint_minute": CallbacksPerWaitpoint,
 }
 
 func getPartitionConfig(c *call) error {

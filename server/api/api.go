@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
 // Options says how an [API] serves. The zero value serves without
@@ -46,6 +47,19 @@ type Options struct {
 	Version string
 	// Metrics is where requests are counted; nil means a fresh registry.
 	Metrics *Metrics
+	// DisableCallbacks leaves the callback route out everywhere. HideCallbacks
+	// leaves it out of the API alone, since [API.CallbackHandler] serves it on a
+	// listener of its own.
+	DisableCallbacks, HideCallbacks bool
+	// CallbackCORS lets browsers call the callback route: from the origins of CORS,
+	// or from any when CORS is nil.
+	CallbackCORS bool
+	// CallbackRate is how many callbacks a second one address may send; 0 means
+	// [DefaultCallbackRate], below 0 any number. Bursts may be twice that.
+	CallbackRate float64
+	// KeyGraceMs is how long the former key verifies after a rotation that does not
+	// say it; nil means [flowfabric.DefaultKeyGraceMs].
+	KeyGraceMs *int64
 	// Heartbeat is how often an idle event stream is kept alive; 0 means 15 s.
 	Heartbeat time.Duration
 }
@@ -61,14 +75,15 @@ type API struct {
 	metrics *Metrics
 	info    flowfabric.BackendInfo
 
-	table   []*route
-	mux     *http.ServeMux
-	paths   *http.ServeMux
-	allow   map[string]string      // pattern to the value of Allow
-	openapi func() ([]byte, error) // made at the first request
+	table []*route
+	routing
+	callbacks routing                // of the separate listener
+	openapi   func() ([]byte, error) // made at the first request
 
 	failures failures
 	limiter  *limiter
+	callers  *limiter // of callbacks, by address
+	targets  *limiter // of callbacks, by waitpoint
 
 	waits         *pool
 	subscriptions *pool
@@ -127,6 +142,7 @@ func New(backend flowfabric.Backend, opt Options) (*API, error) {
 	}
 	a.backend = measure(backend, a.metrics)
 	a.limiter = newLimiter(opt.RateLimit)
+	a.callers, a.targets = newLimiter(callbackRate(opt.CallbackRate)), newLimiterPer(time.Minute, CallbacksPerWaitpoint)
 	a.waits = newPool("waits", opt.Waits, DefaultWaits)
 	a.subscriptions = newPool("feed_subscriptions", opt.FeedSubscriptions, DefaultFeedSubscriptions)
 	a.streamOps = newPool("stream_ops", opt.StreamOps, DefaultStreamOps)
@@ -147,15 +163,17 @@ func (a *API) authenticated() bool { return a.opt.Tokens.Enabled() }
 
 // ServeHTTP implements http.Handler. The order of checks is that of
 // specification 08, section 2.4.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{api: a, w: w, r: r, ctx: r.Context(), start: time.Now(), requestID: requestID(r)}
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.serve(&a.routing, w, r) }
+
+func (a *API) serve(to *routing, w http.ResponseWriter, r *http.Request) {
+	c := &call{api: a, to: to, w: w, r: r, ctx: r.Context(), start: time.Now(), requestID: requestID(r)}
 	a.enter()
 	defer c.finish()
 	if !strings.HasPrefix(r.URL.Path, "/") || unclean(r.URL.EscapedPath()) {
 		c.unrouted()
 		return
 	}
-	a.mux.ServeHTTP(c, r)
+	to.mux.ServeHTTP(c, r)
 }
 
 // unclean reports whether ServeMux would answer with a redirect instead of
@@ -182,11 +200,11 @@ func unclean(path string) bool {
 func (c *call) unrouted() {
 	pattern := ""
 	if !unclean(c.r.URL.EscapedPath()) && strings.HasPrefix(c.r.URL.Path, "/") {
-		_, pattern = c.api.paths.Handler(c.r)
+		_, pattern = c.to.paths.Handler(c.r)
 	}
-	allow, known := c.api.allow[pattern]
-	origin := c.r.Header.Get("Origin")
-	allowed := c.api.opt.CORS.allow(c.Header(), origin)
+	allow, known := c.to.allow[pattern]
+	cors := c.corsOf(pattern)
+	allowed := cors.allow(c.Header(), c.r.Header.Get("Origin"))
 	if !known {
 		c.fail(flowfabric.NewError(flowfabric.CodeRouteNotFound, "no such path"))
 		return
@@ -197,17 +215,47 @@ func (c *call) unrouted() {
 		c.fail(flowfabric.NewError(flowfabric.CodeMethodNotAllowed, "the path does not know this method").With("allow", allow))
 		return
 	}
-	if c.api.opt.CORS == nil || c.r.Header.Get("Access-Control-Request-Method") == "" {
+	if cors == nil || c.r.Header.Get("Access-Control-Request-Method") == "" {
 		c.Header().Set("Allow", allow)
 	}
 	if allowed && c.r.Header.Get("Access-Control-Request-Method") != "" {
-		c.api.opt.CORS.preflight(c.Header(), c.api.authenticated())
+		preflight(c.Header(), c.preflightHeaders(pattern))
 	}
 	c.WriteHeader(http.StatusNoContent)
 }
 
+// corsOf says which origins may call the path of a pattern. Callbacks, and with
+// them all of their own listener, are closed to browsers unless they are opened.
+func (c *call) corsOf(pattern string) *CORS {
+	if pattern != wire.RouteCallback && c.to == &c.api.routing {
+		return c.api.opt.CORS
+	}
+	switch {
+	case !c.api.opt.CallbackCORS:
+		return nil
+	case c.api.opt.CORS == nil:
+		return &CORS{any: true}
+	}
+	return c.api.opt.CORS
+}
+
+// preflightHeaders are the request headers that a preflight of the pattern's path
+// allows.
+func (c *call) preflightHeaders(pattern string) string {
+	switch {
+	case pattern == wire.RouteCallback:
+		return callbackCORSHeaders
+	case c.api.authenticated():
+		return corsHeaders + ", authorization"
+	}
+	return corsHeaders
+}
+
 // serve takes a routed request through the checks to its handler.
 func (c *call) serve() {
+	if c.route.untrusted {
+		c.uncached()
+	}
 	if c.route.stream && c.r.Method == http.MethodHead {
 		c.unrouted()
 		return
@@ -216,7 +264,7 @@ func (c *call) serve() {
 		c.fail(flowfabric.NewError(flowfabric.CodeShuttingDown, "the server is shutting down"))
 		return
 	}
-	c.api.opt.CORS.allow(c.Header(), c.r.Header.Get("Origin"))
+	c.corsOf(c.route.pattern).allow(c.Header(), c.r.Header.Get("Origin"))
 	if err := c.identify(); err != nil {
 		c.fail(err)
 		return
@@ -237,6 +285,10 @@ func (c *call) identify() error {
 		needed = 0
 	}
 	c.who = anonymous
+	if c.route.untrusted {
+		c.who = &Principal{Name: anonymous.Name}
+		return c.throttleCallback()
+	}
 	if !c.api.authenticated() {
 		return c.throttle(nil)
 	}

@@ -32,6 +32,7 @@ const (
 // counted and logged.
 type call struct {
 	api   *API
+	to    *routing // where the request came in
 	w     http.ResponseWriter
 	r     *http.Request
 	ctx   context.Context
@@ -119,6 +120,9 @@ func encodeJSON(buf *bytes.Buffer, v any) error {
 
 // ok answers 200 with a JSON document.
 func (c *call) ok(v any) error { return c.json(http.StatusOK, v) }
+
+// uncached forbids every cache to keep the answer.
+func (c *call) uncached() { c.Header().Set("Cache-Control", "no-store") }
 
 // empty answers without a body.
 func (c *call) empty(status int) error {

@@ -46,6 +46,9 @@ func isOrigin(s string) bool {
 const (
 	corsMethods = "GET, POST, PUT, DELETE"
 	corsHeaders = "content-type, idempotency-key, last-event-id, traceparent, x-request-id"
+	// callbackCORSHeaders are those of a callback, which has no API token.
+	callbackCORSHeaders = "content-type, ff-waitpoint-token, traceparent, x-request-id"
+
 	corsExposed = "FF-Store-Time-Ms, FF-More-Candidates, FF-Payload-Encoding, Retry-After, X-Request-Id"
 )
 
@@ -73,12 +76,8 @@ func (c *CORS) allow(h http.Header, origin string) bool {
 }
 
 // preflight adds what a preflight's answer holds besides.
-func (c *CORS) preflight(h http.Header, authenticated bool) {
+func preflight(h http.Header, headers string) {
 	h.Set("Access-Control-Allow-Methods", corsMethods)
-	headers := corsHeaders
-	if authenticated {
-		headers += ", authorization"
-	}
 	h.Set("Access-Control-Allow-Headers", headers)
 	h.Set("Access-Control-Max-Age", "600")
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,7 @@ type Metrics struct {
 	claimRequests  *prometheus.CounterVec
 	renewals       *prometheus.CounterVec
 	attempts       *prometheus.CounterVec
+	signals        *prometheus.CounterVec
 
 	shutdownTimeouts *prometheus.CounterVec
 	laneExecutions   *prometheus.GaugeVec
@@ -81,6 +83,7 @@ func NewMetrics() *Metrics {
 		claimRequests:    counter("ff_claim_requests_total", "Claim requests by outcome.", "lane", "outcome"),
 		renewals:         counter("ff_lease_renewal_total", "Lease renewals by outcome.", "outcome"),
 		attempts:         counter("ff_attempt_outcome_total", "Attempts ended, by outcome.", "lane", "outcome"),
+		signals:          counter("ff_signals_total", "Deliveries of signals: accepted, duplicate, the code of a refusal, or error.", "outcome"),
 		shutdownTimeouts: counter("ff_shutdown_timeout_total", "Shutdown phases that overran.", "phase"),
 		laneExecutions:   gauge("ff_lane_executions", "Executions of a lane by public state.", "lane", "public_state"),
 		eligibleAge:      gauge("ff_eligible_oldest_age_seconds", "Age of the oldest eligible execution of a lane.", "lane"),
@@ -92,12 +95,15 @@ func NewMetrics() *Metrics {
 		scanners:         make(map[string]flowfabric.ScannerStatus),
 	}
 	m.registry.MustRegister(m.httpRequests, m.httpDuration, m.scannerCycles, m.scannerDuration, m.scannerRows, m.scannerErrors,
-		m.claimFromGrant, m.claimRequests, m.renewals, m.attempts, m.shutdownTimeouts, m.laneExecutions, m.eligibleAge,
+		m.claimFromGrant, m.claimRequests, m.renewals, m.attempts, m.signals, m.shutdownTimeouts, m.laneExecutions, m.eligibleAge,
 		m.sseClients, m.storeDuration, m.storeErrors, m.build,
 		poolGauge("ff_waits_in_use", "Waits under way.", &m.waits),
 		poolGauge("ff_stream_ops_in_use", "Stream reads and tails under way.", &m.streamOps))
 	for _, outcome := range []string{"ok", "err"} {
 		m.renewals.WithLabelValues(outcome)
+	}
+	for _, outcome := range signalOutcomes {
+		m.signals.WithLabelValues(outcome)
 	}
 	for _, phase := range []string{"requests", "scanners", "connections"} {
 		m.shutdownTimeouts.WithLabelValues(phase)
@@ -156,6 +162,8 @@ func statusLabel(status int) string {
 		return "200"
 	case http.StatusCreated:
 		return "201"
+	case http.StatusAccepted:
+		return "202"
 	case http.StatusNoContent:
 		return "204"
 	}
@@ -316,6 +324,27 @@ func (m *Metrics) Settled(events []flowfabric.WakeEvent) {
 // retried counts one attempt that ended in a scheduled retry.
 func (m *Metrics) retried(lane flowfabric.LaneID) {
 	m.attempts.WithLabelValues(m.lane(lane), "retry").Inc()
+}
+
+// signalOutcomes are the labels of deliveries: the outcomes, the refusals a sender
+// may meet, and "error" for every other.
+var signalOutcomes = []string{
+	string(flowfabric.DeliverAccepted), string(flowfabric.DeliverDuplicate),
+	string(flowfabric.CodeMissingToken), string(flowfabric.CodeInvalidToken), string(flowfabric.CodeTokenExpired),
+	string(flowfabric.CodeWaitpointClosed), string(flowfabric.CodeTargetNotSignalable), string(flowfabric.CodeSignalLimitExceeded),
+	string(flowfabric.CodeSignalIDConflict), "error",
+}
+
+// signalled counts one delivery of a signal.
+func (m *Metrics) signalled(outcome flowfabric.DeliverOutcome, err error) {
+	label := string(outcome)
+	if err != nil {
+		label = string(flowfabric.CodeOf(err))
+	}
+	if !slices.Contains(signalOutcomes, label) {
+		label = "error"
+	}
+	m.signals.WithLabelValues(label).Inc()
 }
 
 // storeOp is the pair of metrics of one store operation.

@@ -102,6 +102,9 @@ func (d *documenter) operation(rt *route) *huma.Operation {
 		}
 		op.Parameters = append(op.Parameters, &huma.Param{Name: p.name, In: "query", Description: p.doc, Required: p.required, Schema: schema})
 	}
+	for _, p := range rt.header {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: p.name, In: "header", Description: p.doc, Required: p.required, Schema: &huma.Schema{Type: p.kind}})
+	}
 	if rt.body != nil {
 		schema := d.registry.Schema(rt.body, true, "Body")
 		d.markStrict(schema)
@@ -264,14 +267,17 @@ func (rt *route) allCodes() []flowfabric.Code {
 	if rt.scopes != 0 {
 		codes = append(codes, flowfabric.CodeUnauthenticated, flowfabric.CodeInsufficientScope)
 	}
-	if strings.HasPrefix(rt.pattern, "/v1/") && rt.scopes != 0 {
+	if strings.HasPrefix(rt.pattern, "/v1/") && (rt.scopes != 0 || rt.untrusted) {
 		codes = append(codes, flowfabric.CodeStoreUnavailable, flowfabric.CodeStoreTimeout, flowfabric.CodeStoreFault, flowfabric.CodeCorruptRecord)
 	}
 	if rt.body != nil || len(rt.query) > 0 || strings.Contains(rt.pattern, "{") {
 		codes = append(codes, flowfabric.CodeInvalidInput)
 	}
 	if strings.Contains(rt.pattern, "{execution_id}") {
-		codes = append(codes, flowfabric.CodeInvalidExecutionID, flowfabric.CodeExecutionNotFound)
+		codes = append(codes, flowfabric.CodeInvalidExecutionID)
+		if !rt.veiled {
+			codes = append(codes, flowfabric.CodeExecutionNotFound)
+		}
 	}
 	slices.Sort(codes)
 	return slices.Compact(codes)

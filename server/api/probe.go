@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"reflect"
 	"time"
@@ -28,7 +29,7 @@ func probeRoutes() []*route {
 		},
 		{
 			id: "readyz", method: http.MethodGet, pattern: wire.RouteReadyz, probe: true,
-			summary:  "Whether this process takes work: store, partition counts, duties, and no shutdown or drain.",
+			summary:  "Whether this process takes work: store, partition counts, a key for waitpoint tokens, duties, and no shutdown or drain.",
 			codes:    []flowfabric.Code{flowfabric.CodeNotReady},
 			endpoint: serves[none, wire.ProbeResponse](readyz),
 		},
@@ -70,7 +71,7 @@ func readyz(c *call) error {
 func (a *API) checks(ctx context.Context) (map[string]string, bool) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	checks := make(map[string]string, 5)
+	checks := make(map[string]string, 6)
 	ready := true
 	check := func(name string, ok bool) {
 		checks[name] = "ok"
@@ -84,11 +85,22 @@ func (a *API) checks(ctx context.Context) (map[string]string, bool) {
 	check("store", a.backend.Ping(ctx) == nil)
 	_, err := a.backend.PartitionConfig(ctx)
 	check("schema", err == nil)
+	check("waitpoint_key", a.hasKey(ctx))
 	if a.opt.Duties {
 		scanners, err := a.backend.ListScanners(ctx)
 		check("duties", err == nil && len(scanners) > 0)
 	}
 	return checks, ready
+}
+
+// hasKey reports whether tokens of waitpoints can be made. A store without
+// waitpoints needs no key.
+func (a *API) hasKey(ctx context.Context) bool {
+	kids, err := a.backend.ListWaitpointKIDs(ctx)
+	if errors.Is(err, flowfabric.ErrUnsupportedOperation) {
+		return true
+	}
+	return err == nil && kids.CurrentKID != ""
 }
 
 func metrics(c *call) error {

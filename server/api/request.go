@@ -43,6 +43,12 @@ func (c *call) attempt() (flowfabric.ExecutionID, uint32, error) {
 	return id, uint32(n), nil
 }
 
+// waitpointID returns the waitpoint in the path.
+func (c *call) waitpointID() (flowfabric.WaitpointID, error) {
+	id := c.r.PathValue("waitpoint_id")
+	return flowfabric.WaitpointID(id), flowfabric.ValidateUUID("waitpoint_id", id)
+}
+
 // workerID returns the pool in the path.
 func (c *call) workerID() (flowfabric.WorkerID, error) {
 	id := flowfabric.WorkerID(c.r.PathValue("worker_id"))
@@ -111,6 +117,9 @@ func targetAttrs(c *call) []slog.Attr {
 	var attrs []slog.Attr
 	if id := c.r.PathValue("execution_id"); id != "" {
 		attrs = append(attrs, slog.String("ff.execution_id", id))
+	}
+	if id := c.r.PathValue("waitpoint_id"); id != "" {
+		attrs = append(attrs, slog.String("waitpoint_id", id))
 	}
 	if id := c.r.PathValue("worker_instance_id"); id != "" {
 		attrs = append(attrs, slog.String("worker_instance_id", id))

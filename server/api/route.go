@@ -28,8 +28,14 @@ type route struct {
 	probe bool
 	// stream routes answer with an open connection; HEAD does not work on them.
 	stream bool
-	// query documents the parameters of the query string.
-	query []param
+	// untrusted routes ask for no API token and have rate limits of their own: the
+	// waitpoint's token is all the caller has.
+	untrusted bool
+	// veiled routes answer of an unknown execution as of a wrong waitpoint token.
+	veiled bool
+	// query documents the parameters of the query string, header those that come
+	// in headers.
+	query, header []param
 	// status is the answer's usual status; 0 means 200.
 	status int
 	// also are further statuses of success, with what they mean.
@@ -64,28 +70,50 @@ type param struct {
 // routes is the whole table, primitive by primitive.
 func (a *API) routes() []*route {
 	return slices.Concat(executionRoutes(), inputRoutes(), attemptRoutes(), leaseRoutes(), claimRoutes(), registryRoutes(), laneRoutes(),
-		feedRoutes(), adminRoutes(), probeRoutes())
+		suspensionRoutes(), waitpointRoutes(), signalRoutes(), callbackRoutes(), feedRoutes(), adminRoutes(), secretRoutes(), probeRoutes())
 }
 
-// mount registers the table with a ServeMux, and every path, without method, with
-// another, which tells a wrong method from an unknown path.
+// routing finds the route of a request.
+type routing struct {
+	mux, paths *http.ServeMux
+	allow      map[string]string // pattern to the value of Allow
+}
+
+// mount makes the routing of the API, and that of the separate listener for
+// callbacks.
 func (a *API) mount() error {
-	a.mux, a.paths = http.NewServeMux(), http.NewServeMux()
-	methods := make(map[string][]string)
 	ids := make(map[string]bool)
 	for _, rt := range a.routes() {
-		if rt.pattern == wire.RouteMetrics && a.opt.HideMetrics {
+		if a.leftOut(rt) {
 			continue
 		}
 		if ids[rt.id] {
 			return fmt.Errorf("operation %s is in the table twice", rt.id)
 		}
 		ids[rt.id] = true
+		a.table = append(a.table, rt)
+	}
+	a.routing = newRouting(a.table)
+	a.callbacks = newRouting(a.callbackListener())
+	return nil
+}
+
+// leftOut reports a route that the options take out of the API.
+func (a *API) leftOut(rt *route) bool {
+	return rt.pattern == wire.RouteMetrics && a.opt.HideMetrics ||
+		rt.pattern == wire.RouteCallback && (a.opt.DisableCallbacks || a.opt.HideCallbacks)
+}
+
+// newRouting registers routes with a ServeMux, and every path, without method,
+// with another, which tells a wrong method from an unknown path.
+func newRouting(table []*route) routing {
+	g := routing{mux: http.NewServeMux(), paths: http.NewServeMux()}
+	methods := make(map[string][]string)
+	for _, rt := range table {
 		if rt.limit == 0 {
 			rt.limit = wire.LimitControl
 		}
-		a.table = append(a.table, rt)
-		a.mux.HandleFunc(rt.method+" "+rt.pattern, func(w http.ResponseWriter, r *http.Request) {
+		g.mux.HandleFunc(rt.method+" "+rt.pattern, func(w http.ResponseWriter, r *http.Request) {
 			c := w.(*call)
 			c.r, c.route = r, rt
 			c.serve()
@@ -96,27 +124,38 @@ func (a *API) mount() error {
 		}
 	}
 	unrouted := func(w http.ResponseWriter, _ *http.Request) { w.(*call).unrouted() }
-	a.allow = make(map[string]string, len(methods))
+	g.allow = make(map[string]string, len(methods))
 	for pattern, list := range methods {
 		list = append(list, http.MethodOptions)
 		slices.Sort(list)
-		a.allow[pattern] = strings.Join(list, ", ")
-		a.refuseOthers(pattern, list, unrouted)
-		a.paths.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
+		g.allow[pattern] = strings.Join(list, ", ")
+		g.refuseOthers(pattern, list, unrouted)
+		g.paths.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 	}
-	a.mux.HandleFunc("/", unrouted)
-	return nil
+	g.mux.HandleFunc("/", unrouted)
+	return g
 }
 
 // refuseOthers registers the methods a path does not know. Without it a literal
 // path would be taken for the id of a path beside it: GET /v1/executions/batch
 // for an execution called batch.
-func (a *API) refuseOthers(pattern string, known []string, unrouted http.HandlerFunc) {
+func (g *routing) refuseOthers(pattern string, known []string, unrouted http.HandlerFunc) {
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		if !slices.Contains(known, method) {
-			a.mux.HandleFunc(method+" "+pattern, unrouted)
+			g.mux.HandleFunc(method+" "+pattern, unrouted)
 		}
 	}
+}
+
+// secretive keeps the answers of a route, which may hold a waitpoint's token, out
+// of every cache.
+func secretive(e endpoint) endpoint {
+	handle := e.handle
+	e.handle = func(c *call) error {
+		c.uncached()
+		return handle(c)
+	}
+	return e
 }
 
 // executionArgs is a body that turns into the arguments of an operation on one

@@ -26,7 +26,7 @@ const (
 // openStore opens a store whose clock and duties are the test's.
 func openStore(t *testing.T, path string, clk *backendtest.Clock) *sqlite.Backend {
 	t.Helper()
-	b, err := sqlite.Open(t.Context(), sqlite.Config{Path: path, Clock: clk, NoEngine: true})
+	b, err := sqlite.Open(t.Context(), sqlite.Config{Path: path, Clock: clk, NoEngine: true, WaitpointSecretHex: strings.Repeat("ab", 32)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,6 +270,7 @@ func TestBucketMembersMigrate(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := must(zs.OpenConn(path, zs.OpenReadWrite))(t)
+	forgetWaiting(t, c)
 	for _, sql := range []string{"alter table buckets drop column members", "alter table buckets drop column empty_since",
 		"delete from schema_version where version >= 2"} {
 		if err := sqlitex.ExecuteTransient(c, sql, nil); err != nil {

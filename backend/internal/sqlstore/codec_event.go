@@ -37,6 +37,11 @@ const (
 	vPrevEpoch
 	vPrevInstance
 	vPrevAttempt
+	vSignalID
+	vSignalName
+	vWaitpointID
+	vSourceIdentity
+	vEffect
 )
 
 func appendEvent(buf []byte, ev *flowfabric.Event) []byte {
@@ -76,6 +81,13 @@ func appendEvent(buf []byte, ev *flowfabric.Event) []byte {
 	e.uint(vPrevEpoch, ev.PrevLeaseEpoch)
 	e.str(vPrevInstance, string(ev.PrevWorkerInstanceID))
 	e.opt(vPrevAttempt, ev.PrevAttemptIndex)
+	if ev.Feed == flowfabric.FeedSignals {
+		e.str(vSignalID, string(ev.SignalID))
+		e.str(vSignalName, ev.SignalName)
+		e.str(vWaitpointID, string(ev.WaitpointID))
+		e.str(vSourceIdentity, ev.SourceIdentity)
+		e.str(vEffect, string(ev.Effect))
+	}
 	return e.b
 }
 
@@ -142,6 +154,16 @@ func decodeEvent(feed flowfabric.Feed, part uint16, seq uint64, at flowfabric.Mi
 			ev.PrevWorkerInstanceID = flowfabric.WorkerInstanceID(d.str("prev_worker_instance_id"))
 		case vPrevAttempt:
 			ev.PrevAttemptIndex = d.opt("prev_attempt_index")
+		case vSignalID:
+			ev.SignalID = flowfabric.SignalID(d.str("signal_id"))
+		case vSignalName:
+			ev.SignalName = d.str("signal_name")
+		case vWaitpointID:
+			ev.WaitpointID = flowfabric.WaitpointID(d.str("waitpoint_id"))
+		case vSourceIdentity:
+			ev.SourceIdentity = d.str("source_identity")
+		case vEffect:
+			ev.Effect = flowfabric.SignalEffect(d.str("effect"))
 		default:
 			d.fail("event", "unknown field %d", tag)
 		}

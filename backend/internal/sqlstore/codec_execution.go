@@ -114,6 +114,7 @@ const (
 	xLeaseEvent
 	xHasTags
 	xHasPolicy
+	xHasWait
 )
 
 // appendRecord encodes everything of r that is not a column or in the bucket.
@@ -213,6 +214,7 @@ func appendRecord(buf []byte, r *row) []byte {
 	e.uint(xLeaseEvent, uint64(r.leaseEvent))
 	e.flag(xHasTags, len(r.st.Tags) > 0)
 	e.flag(xHasPolicy, r.hasPolicy)
+	e.flag(xHasWait, r.st.Wait != nil)
 	return e.b
 }
 
@@ -450,6 +452,8 @@ func decodeRecord(op string, rec []byte, r *row) error {
 			r.hasTags = d.flag("tags")
 		case xHasPolicy:
 			r.hasPolicy = d.flag("policy")
+		case xHasWait:
+			r.hasWait = d.flag("wait")
 		default:
 			d.fail("record", "unknown field %d", tag)
 		}

@@ -1,9 +1,13 @@
 package sqlstore
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
 )
 
 // Memory tells what the writer remembers, line by line: labels, counts, heads,
@@ -62,8 +66,65 @@ func Memory(tx *Tx) ([]string, error) {
 			add("feed %d part %d seq %d trimmed %d published %d %d", n, p, seq, f.trimmed[p], s.pub.heads[n].seqs[p], s.pub.heads[n].trimmed[p])
 		}
 	}
+	for kid, secret := range s.ring.Secrets {
+		add("key %s current %t secret %s until %d", kid, kid == s.ring.Current, secret, s.ring.ExpiresAt[kid])
+	}
+	waits, err := rememberedWaits(tx)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, waits...)
 	slices.Sort(out)
 	return out, nil
+}
+
+var qEveryRow = &Query{`select part, uuid from executions`}
+
+// rememberedWaits tells what every execution waits on, out of the cache where it
+// is there.
+func rememberedWaits(tx *Tx) (out []string, err error) {
+	q := tx.conn.Stmt(qEveryRow)
+	var keys []rowKey
+	for {
+		ok, err := q.Next()
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			break
+		}
+		key := rowKey{part: uint16(q.ColInt(0))}
+		copy(key.uuid[:], q.ColBlob(1, nil))
+		keys = append(keys, key)
+	}
+	for _, key := range keys {
+		r, err := tx.loadKey(key)
+		if flowfabric.CodeOf(err) == flowfabric.CodeCorruptRecord {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if r.st.Wait != nil {
+			out = append(out, fmt.Sprintf("wait %s open at %d %s", executionID(key), r.openAt, shownWait(r.st.Wait)))
+		}
+	}
+	return out, nil
+}
+
+func shownWait(w *rules.Wait) string {
+	s := fmt.Sprintf("last %d", w.LastSeq)
+	if x := w.Suspension; x != nil {
+		doc, _ := json.Marshal(x.Suspension)
+		s += fmt.Sprintf(" suspension %s lease %s nodes %q", doc, x.LeaseID, x.Nodes)
+	}
+	for _, p := range w.Open {
+		s += fmt.Sprintf(" waitpoint %+v token %s", p, p.Token.Reveal())
+	}
+	for _, g := range w.Buffered {
+		s += fmt.Sprintf(" buffered %+v", g)
+	}
+	return s
 }
 
 func lane(l *laneRecord) string { return strings.ReplaceAll(fmt.Sprintf("%+v", l.Lane), "\n", " ") }

@@ -70,6 +70,7 @@ var (
 	qSchemaApplied = &Query{`insert into schema_version (version, applied_at) values (?, ?)`}
 	qNewestRow     = &Query{`select coalesce(max(at), 0) from events where feed = 1 and pos = (select max(pos) from events where feed = 1)`}
 	qNewestLease   = &Query{`select coalesce(max(at), 0) from events where feed = 2 and pos = (select max(pos) from events where feed = 2)`}
+	qNewestSignal  = &Query{`select coalesce(max(at), 0) from events where feed = 3 and pos = (select max(pos) from events where feed = 3)`}
 	qNewestMade    = &Query{`select rec from executions order by xid desc limit 100`}
 	qSavedClock    = &Query{`select value from config where name = 'clock'`}
 	qNewestWorker  = &Query{`select coalesce(max(at), 0) from worker_events where id = (select max(id) from worker_events)`}
@@ -138,7 +139,7 @@ func apply(c Conn, exec func(sql string) error, m Migration, now flowfabric.Mill
 // clock set back between two starts does not go back.
 func NewestInstant(c Conn) (flowfabric.Millis, error) {
 	newest := int64(0)
-	for _, query := range []*Query{qNewestRow, qNewestLease, qNewestWorker} {
+	for _, query := range []*Query{qNewestRow, qNewestLease, qNewestSignal, qNewestWorker} {
 		q := c.Stmt(query)
 		ok, err := q.Next()
 		if err != nil {

@@ -71,6 +71,8 @@ type row struct {
 	leaseEvent int64 // pos of the last lease event, 0 for none
 	hasTags    bool
 	hasPolicy  bool
+	hasWait    bool  // as read: the execution has had a waitpoint or a suspension
+	openAt     int64 // as stored in the open suspension's index, 0 for none
 }
 
 // cache keeps the rows that transitions are likely to need next. It belongs to

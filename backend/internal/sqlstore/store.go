@@ -21,6 +21,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
 )
 
 // Config configures a store.
@@ -33,6 +34,12 @@ type Config struct {
 	StrictLanes  bool
 	Logger       *slog.Logger
 	CacheEntries int // rows kept by the writer; 0 means 16,384
+	// WaitpointSecretHex seeds an empty key ring of the waitpoint tokens, under
+	// WaitpointKID (default k1); empty means a random secret.
+	WaitpointSecretHex string
+	WaitpointKID       string
+	// NoWaitpointSecret leaves the key ring to SeedWaitpointSecret.
+	NoWaitpointSecret bool
 }
 
 // Store implements flowfabric.Store over a DB.
@@ -54,7 +61,10 @@ type Store struct {
 	registry *registry
 	grants   *liveGrants
 	sweeps   map[flowfabric.LaneID]sweepPlace // passes over lanes that were enabled
+	ring     rules.KeyRing                    // of the waitpoint tokens; replaced, never changed
 	lastXid  int64
+
+	rotating sync.Mutex // held while the ring is rotated
 
 	// bucketMu guards labels and lookups by readers.
 	bucketMu sync.RWMutex
@@ -134,7 +144,10 @@ func (s *Store) Boot(ctx context.Context, db DB, conn Conn) error {
 	if err := s.bindConfig(conn, stored); err != nil {
 		return err
 	}
-	return s.reload(conn)
+	if err := s.reload(conn); err != nil {
+		return err
+	}
+	return s.bootRing(conn)
 }
 
 func (s *Store) bindConfig(conn Conn, stored map[string]string) error {
@@ -184,7 +197,7 @@ func (s *Store) reload(c Conn) error {
 		s.lastXid = q.ColInt(0)
 		q.Stop()
 	}
-	for _, load := range []func(Conn) error{s.loadBuckets, s.loadLanes, s.loadWorkers, s.loadEvents, s.loadGrants} {
+	for _, load := range []func(Conn) error{s.loadBuckets, s.loadLanes, s.loadWorkers, s.loadEvents, s.loadGrants, s.loadRing} {
 		if err := load(c); err != nil {
 			return err
 		}

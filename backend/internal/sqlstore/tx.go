@@ -67,6 +67,11 @@ func (tx *Tx) loadKey(key rowKey) (*row, error) {
 	if err := tx.s.readAside(tx.conn, r); err != nil {
 		return nil, err
 	}
+	if r.hasWait {
+		if err := tx.s.readWait(tx.conn, "load_execution", r); err != nil {
+			return nil, err
+		}
+	}
 	tx.s.cache.put(r)
 	return r, nil
 }
@@ -210,6 +215,11 @@ func (tx *Tx) save(r *row, fx *rules.Effects) error {
 	}
 	if err := tx.saveResult(r, fx); err != nil {
 		return err
+	}
+	if fx.Wait != nil {
+		if err := tx.saveWait(r, fx.Wait); err != nil {
+			return err
+		}
 	}
 	for i := range fx.Events {
 		if err := tx.event(r, &fx.Events[i]); err != nil {

@@ -94,6 +94,11 @@ func (tx *Tx) purge(r *row) error {
 	if r.st.Exec.TotalAttemptCount > 1 {
 		queries = append(queries, qDeleteAttempts)
 	}
+	if r.st.Wait != nil {
+		if err := tx.dropWait(r); err != nil {
+			return err
+		}
+	}
 	for _, query := range queries {
 		q := tx.conn.Stmt(query)
 		q.Int(r.xid)
@@ -310,10 +315,13 @@ func (s *Store) Reconcile(ctx context.Context, a flowfabric.ReconcileArgs) (flow
 			if err == nil && r.hasPolicy { // the reclaim cap decides on places
 				err = s.readAside(c, r)
 			}
+			if err == nil && r.hasWait {
+				err = s.readWait(c, "reconcile", r)
+			}
 			if err != nil {
 				res.Violations = append(res.Violations, string(executionID(key))+": "+err.Error())
 				r = &row{key: key, st: &rules.State{Exec: flowfabric.Execution{ExecutionID: executionID(key)}}}
-			} else if misplaced(r, s.Now()) || rules.Check(r.st) != nil {
+			} else if misplaced(r, s.Now()) || strayWait(r) || waitFault(r) != nil || rules.Check(r.st) != nil {
 				suspects = append(suspects, wrong{executionID(key)})
 			}
 			rows = append(rows, r)
@@ -352,9 +360,18 @@ func (tx *Tx) repair(id flowfabric.ExecutionID, res *flowfabric.ReconcileResult)
 	if err != nil || r == nil {
 		return err
 	}
-	if err := rules.Check(r.st); err != nil {
-		res.Violations = append(res.Violations, string(id)+": "+err.Error())
-		return nil
+	for _, err := range []error{rules.Check(r.st), waitFault(r)} {
+		if err != nil {
+			res.Violations = append(res.Violations, string(id)+": "+err.Error())
+			return nil
+		}
+	}
+	if strayWait(r) {
+		if err := tx.repairWait(r); err != nil {
+			return err
+		}
+		res.Repaired++
+		tx.s.cfg.Logger.Warn("an execution's suspension was repaired", "execution_id", id)
 	}
 	if !misplaced(r, tx.Now) {
 		return nil
@@ -637,18 +654,26 @@ var (
 	qTrimKeys = &Query{`delete from idempotency where (namespace, key) in
 		(select namespace, key from idempotency where expires_at <= ? order by expires_at limit ?)`}
 	qTrimWorkers = &Query{`delete from worker_events where id in (select id from worker_events where at < ? order by id limit ?)`}
+	qTrimDedup   = &Query{`delete from signal_dedup where (xid, waitpoint, key) in
+		(select xid, waitpoint, key from signal_dedup where expires_at <= ? order by expires_at limit ?)`}
+	qTrimReplays = &Query{`delete from suspend_replays where (xid, lease, key) in
+		(select xid, lease, key from suspend_replays where expires_at <= ? order by expires_at limit ?)`}
+	qSpentDedup  = &Query{`select 1 from signal_dedup where expires_at <= ? limit 1`}
+	qSpentReplay = &Query{`select 1 from suspend_replays where expires_at <= ? limit 1`}
 	qSpentKey    = &Query{`select 1 from idempotency where expires_at <= ? limit 1`}
 	qSpentEvent  = &Query{`select 1 from worker_events where id = (select min(id) from worker_events) and at < ?`}
 )
 
-// trimSpent deletes expired idempotency keys and old entries of the registry's
-// log, in bounded steps.
+// trimSpent deletes expired idempotency keys, of signals and suspends too, and
+// old entries of the registry's log, in bounded steps.
 func (s *Store) trimSpent(ctx context.Context) error {
 	for _, spent := range []struct {
 		look, trim *Query
 		before     flowfabric.Millis
 	}{
 		{qSpentKey, qTrimKeys, s.Now()},
+		{qSpentDedup, qTrimDedup, s.Now()},
+		{qSpentReplay, qTrimReplays, s.Now()},
 		{qSpentEvent, qTrimWorkers, s.Now() - flowfabric.FeedRetentionMs},
 	} {
 		for range 20 {
