@@ -58,6 +58,23 @@ func tokenScenarios(r *runner) {
 		s.deliver(at[0], "x", flowfabric.EffectAppended)
 	})
 
+	r.scenario("03.5.4 nothing that is shown or told has a token in it", func(s *scene) {
+		id, task := s.createClaimed()
+		p := s.pending(task, "p")
+		s.deliver(p, "x", flowfabric.EffectBuffered)
+		all := append(s.suspendOn(task, flowfabric.AllOfWaitpoints("a", "b"), repeatable("k")), p)
+		s.deliver(all[0], "x", flowfabric.EffectAppended)
+		s.deliver(all[1], "x", flowfabric.EffectResumed)
+		s.claim(id)
+		v := s.visible(id)
+		text := facts(plain(v), plain(s.events(flowfabric.FeedSignals, id)), plain(s.events(flowfabric.FeedTags, id)), plain(s.listSuspended(flowfabric.ListSuspendedArgs{})))
+		for _, w := range all {
+			_, digest, _ := w.token.Parts()
+			s.that(!strings.Contains(text, digest), "the token of %s is shown", w.key)
+			s.that(!strings.Contains(facts(w.token, plain(w.token)), digest), "a token prints itself")
+		}
+	})
+
 	r.scenario("03.24 what does not exist is a wrong token", func(s *scene) {
 		id, _ := s.createClaimed()
 		known := strangeAddress(id)

@@ -233,6 +233,48 @@ func suspendedScenarios(r *runner) {
 		s.unchanged(id, func() { s.that(!s.forBudget(args), "suspended after its end") })
 	})
 
+	r.scenario("03.6 reconcile finds a suspended execution that fell out of every order", func(s *scene) {
+		if s.Displace == nil {
+			s.t.Skip("the harness cannot break an index")
+		}
+		id, task := s.createClaimed(onPartition(testPartition))
+		s.suspendOn(task, flowfabric.OperatorOnly(), timesOut(1000, flowfabric.TimeoutFail))
+		pending, task := s.createClaimed(onPartition(testPartition))
+		a := pendingArgs(task, "p")
+		a.ExpiresInMs = 1000
+		_, err := s.tryPending(a)
+		s.ok(err)
+		s.Displace(s.t, id)
+		s.Displace(s.t, pending)
+		res := s.reconcile(testPartition)
+		s.that(res.Repaired >= 2 && len(res.Violations) == 0, "reconciled: %+v", res)
+		s.equal("eligible", len(s.eligible()), 0)
+		s.stillSuspended(id, flowfabric.ReasonWaitingForSignal)
+		s.equal("listed", suspendedIDs(s.listSuspended(flowfabric.ListSuspendedArgs{Partition: ptr(testPartition)})), []flowfabric.ExecutionID{id})
+		s.advance(1000)
+		s.tick()
+		s.is(id, endedVector(flowfabric.OutcomeFailed, flowfabric.AttemptTerminal))
+		s.equal("open", s.open(pending), "")
+		res = s.reconcile(testPartition)
+		s.equal("repaired by a second pass", facts(res.Repaired+res.Removed, len(res.Violations)), "0 0")
+	})
+
+	r.scenario("02.44 a draining lane with a suspended execution", func(s *scene) {
+		id, at := s.suspended(flowfabric.AnyOfNames("go", "ready"))
+		s.laneIs(testLane, flowfabric.LaneDraining)
+		s.settleLanes()
+		drained := func() bool {
+			lane, err := s.Backend.GetLane(s.ctx, testLane)
+			s.ok(err)
+			return lane.Drained
+		}
+		s.that(!drained(), "drained with an execution suspended")
+		s.deliver(at[0], "ready", flowfabric.EffectResumed)
+		s.complete(s.claim(id))
+		s.settleLanes()
+		s.that(drained(), "not drained after the end")
+	})
+
 	r.scenario("03.4.9 ListSuspended: order, pages, namespaces", func(s *scene) {
 		var want []flowfabric.ExecutionID
 		add := func(ns flowfabric.Namespace, opts ...suspendOption) flowfabric.ExecutionID {
