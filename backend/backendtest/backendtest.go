@@ -49,6 +49,9 @@ type Harness struct {
 	// between the two steps of a create does. Optional: a store that takes both
 	// steps at once cannot be left so.
 	Reserve func(t *testing.T, ns flowfabric.Namespace, key string, id flowfabric.ExecutionID)
+	// CorruptSecret spoils the stored secret of a key of the waitpoint tokens, so
+	// that it is not hexadecimal any more. Optional.
+	CorruptSecret func(t *testing.T, kid string)
 	// With opens another deployment with other settings. Optional.
 	With func(t *testing.T, o Options) Harness
 }
@@ -136,6 +139,17 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"wait", waitScenarios},
 		{"administration", administrationScenarios},
 		{"review", reviewScenarios},
+		{"suspension", suspensionScenarios},
+		{"resume", resumeScenarios},
+		{"timeout", timeoutScenarios},
+		{"suspended", suspendedScenarios},
+		{"condition", conditionScenarios},
+		{"waitpoint", waitpointScenarios},
+		{"pending", pendingScenarios},
+		{"signal", signalScenarios},
+		{"effect", effectScenarios},
+		{"token", tokenScenarios},
+		{"secret", secretScenarios},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			g.add(&runner{t: t, open: open})
@@ -151,6 +165,14 @@ type runner struct {
 
 // scenario runs one scenario on a fresh deployment, beside others.
 func (r *runner) scenario(name string, f func(s *scene)) {
+	r.unseeded(name, func(s *scene) {
+		s.seed()
+		f(s)
+	})
+}
+
+// unseeded runs a scenario whose deployment may have no key for tokens yet.
+func (r *runner) unseeded(name string, f func(s *scene)) {
 	r.t.Run(name, func(t *testing.T) {
 		t.Parallel()
 		f(newScene(t, r.open(t)))

@@ -11,12 +11,14 @@ import (
 	"github.com/flowfabric/flowfabric"
 )
 
-// RunConcurrent lets many goroutines create, claim, complete, fail, revoke and
-// cancel at once, and checks at the end that nothing was lost, nothing ended
-// twice, and that the completions feed tells of every ending exactly once.
+// RunConcurrent lets many goroutines create, claim, complete, fail, suspend,
+// signal, revoke and cancel at once, and checks at the end that nothing was lost,
+// nothing ended twice, every wait was ended once, and that the completions feed
+// tells of every ending exactly once.
 func RunConcurrent(t *testing.T, open func(t *testing.T) Harness) {
 	const creators, workers, cancellers, each = 4, 6, 2, 60
 	s := newScene(t, open(t))
+	s.seed()
 	c := &crowd{s: s, endings: make(map[flowfabric.ExecutionID]map[flowfabric.TerminalOutcome]int)}
 	c.creating.Store(creators)
 
@@ -31,12 +33,14 @@ func RunConcurrent(t *testing.T, open func(t *testing.T) Harness) {
 		wg.Go(func() { c.cancel(uint64(i)) })
 	}
 	wg.Wait()
+	c.signalling.Wait()
 	if err := c.err.Load(); err != nil {
 		t.Fatal(*err)
 	}
 	s.equal("executions", len(c.ids), creators*each)
 	c.checkEnds()
 	c.checkFeed()
+	c.checkWaits()
 }
 
 // crowd is what the goroutines of a concurrent run share.
@@ -45,10 +49,12 @@ type crowd struct {
 	// creating counts creators still at work, living the executions not ended.
 	creating, living atomic.Int64
 	err              atomic.Pointer[string]
+	signalling       sync.WaitGroup
 
 	mu      sync.Mutex
 	ids     []flowfabric.ExecutionID
 	endings map[flowfabric.ExecutionID]map[flowfabric.TerminalOutcome]int
+	waits   []*crowdWait
 }
 
 func (c *crowd) failed(format string, args ...any) {
@@ -112,7 +118,9 @@ func (c *crowd) work(n int) {
 
 // run ends, retries or gives up one task; losing it to a canceller is no error.
 func (c *crowd) run(rnd *rand.Rand, task flowfabric.ClaimedExecution) {
-	switch n := rnd.IntN(10); {
+	switch n := rnd.IntN(12); {
+	case n > 9:
+		c.suspend(task, n == 10)
 	case n == 0:
 		_, err := c.s.Backend.RevokeLease(c.s.ctx, flowfabric.RevokeLeaseArgs{ExecutionID: task.ExecutionID, ExpectedLeaseID: task.Fence.LeaseID})
 		c.tolerate("revoke", err)

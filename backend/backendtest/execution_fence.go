@@ -87,6 +87,20 @@ func fencedOps() []fencedOp {
 				return err
 			},
 		},
+		{
+			name: "suspend", marks: true,
+			call: func(s *scene, id flowfabric.ExecutionID, f flowfabric.Fence, _ flowfabric.Source) error {
+				_, err := s.trySuspend(flowfabric.ClaimedExecution{ExecutionID: id, Fence: f}, flowfabric.OperatorOnly())
+				return err
+			},
+		},
+		{
+			name: "create waitpoint", marks: true,
+			call: func(s *scene, id flowfabric.ExecutionID, f flowfabric.Fence, _ flowfabric.Source) error {
+				_, err := s.tryPending(pendingArgs(flowfabric.ClaimedExecution{ExecutionID: id, Fence: f}, "key"))
+				return err
+			},
+		},
 	}
 }
 

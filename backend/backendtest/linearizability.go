@@ -29,17 +29,18 @@ func RunLinearizability(t *testing.T, open func(t *testing.T) Harness) {
 			if res == porcupine.Ok {
 				return
 			}
-			h.explain(info)
+			explain(s, info, h.ops)
 			t.Fatalf("the history is not linearizable: %s", res)
 		})
 	}
+	runWaitHistories(t, open)
 }
 
 // explain logs the longest order that was possible, and what does not fit it.
-func (h *ownershipHistory) explain(info porcupine.LinearizationInfo) {
-	h.s.t.Helper()
+func explain(s *scene, info porcupine.LinearizationInfo, ops []porcupine.Operation) {
+	s.t.Helper()
 	log := func(op porcupine.Operation) {
-		h.s.t.Log(op.ClientId, op.Call, op.Return, describeOwnership(op.Input, op.Output))
+		s.t.Log(op.ClientId, op.Call, op.Return, describeOperation(op.Input, op.Output))
 	}
 	for _, partition := range info.PartialLinearizationsOperations() {
 		if len(partition) == 0 {
@@ -49,8 +50,8 @@ func (h *ownershipHistory) explain(info porcupine.LinearizationInfo) {
 		for _, op := range longest {
 			log(op)
 		}
-		h.s.t.Log("does not go on with any of:")
-		for _, op := range h.ops {
+		s.t.Log("does not go on with any of:")
+		for _, op := range ops {
 			if !slices.Contains(longest, op) {
 				log(op)
 			}
@@ -87,11 +88,11 @@ func ownershipModel() porcupine.Model {
 			want, next := state.(ownership).step(input.(ownershipInput))
 			return want == output.(ownershipOutput), next
 		},
-		DescribeOperation: describeOwnership,
+		DescribeOperation: describeOperation,
 	}
 }
 
-func describeOwnership(input, output any) string { return fmt.Sprintf("%+v -> %+v", input, output) }
+func describeOperation(input, output any) string { return fmt.Sprintf("%+v -> %+v", input, output) }
 
 func (o ownership) step(in ownershipInput) (ownershipOutput, ownership) {
 	refuse := func(code flowfabric.Code) (ownershipOutput, ownership) { return ownershipOutput{code: code}, o }

@@ -38,7 +38,16 @@ func RunRandom(t *testing.T, open func(t *testing.T) Harness) {
 		}
 		defer func() { _ = h.Backend.Close() }()
 		r := newRandomRun(rt, t.Context(), h)
-		rt.Repeat(r.actions())
+		r.sameKeys()
+		if rapid.Bool().Draw(rt, "about waits") {
+			r.openWaits()
+			for range 3 { // waits are long stories
+				rt.Repeat(r.checked(map[string]func(){"step": r.waitStep}))
+			}
+			r.compareVisible()
+			return
+		}
+		rt.Repeat(r.checked(r.actions()))
 	})
 }
 
@@ -61,6 +70,10 @@ type side struct {
 	flowfabric.Claims
 	flowfabric.Workers
 	flowfabric.Lanes
+	flowfabric.Suspensions
+	flowfabric.Waitpoints
+	flowfabric.Signals
+	flowfabric.Secrets
 	up flowfabric.Store
 	// grants are the grants issued so far; their identifiers differ between the
 	// sides, their positions do not.
@@ -83,6 +96,7 @@ type randomRun struct {
 	ticked flowfabric.Millis
 	gone   map[flowfabric.ExecutionID]bool // purged at least once
 	parted bool                            // Harness.Partitioned
+	wait   waitRun
 }
 
 func newRandomRun(rt *rapid.T, ctx context.Context, h Harness) *randomRun {
@@ -93,13 +107,32 @@ func newRandomRun(rt *rapid.T, ctx context.Context, h Harness) *randomRun {
 	ref := model.New(model.Config{Clock: h.Clock.NowMillis, Partitions: parts})
 	r := &randomRun{
 		rt: rt, ctx: ctx, clock: h.Clock, gone: make(map[flowfabric.ExecutionID]bool), parted: h.Partitioned,
-		store: &side{name: "store", Executions: h.Backend, Leases: h.Backend, Claims: h.Backend, Workers: h.Backend, Lanes: h.Backend, up: h.Store},
-		model: &side{name: "model", Executions: ref, Leases: ref, Claims: ref, Workers: ref, Lanes: ref, up: ref},
+		store: newSide("store", h.Backend, h.Store),
+		model: newSide("model", ref, ref),
+		wait:  waitRun{states: make(map[flowfabric.ExecutionID]flowfabric.PublicState)},
 	}
 	if h.Remote {
 		r.store.Executions = recordsOf{h.Backend, h.Store}
 	}
 	return r
+}
+
+// operations are what a random run calls on a side.
+type operations interface {
+	flowfabric.Executions
+	flowfabric.Leases
+	flowfabric.Claims
+	flowfabric.Workers
+	flowfabric.Lanes
+	flowfabric.Suspensions
+	flowfabric.Waitpoints
+	flowfabric.Signals
+	flowfabric.Secrets
+}
+
+func newSide(name string, on operations, up flowfabric.Store) *side {
+	return &side{name: name, Executions: on, Leases: on, Claims: on, Workers: on, Lanes: on,
+		Suspensions: on, Waitpoints: on, Signals: on, Secrets: on, up: up}
 }
 
 // recordsOf reads records behind the server, which shows only snapshots.
@@ -122,14 +155,19 @@ func pick[T any](r *randomRun, label string, from ...T) T {
 	return rapid.SampledFrom(from).Draw(r.rt, label)
 }
 
+// seldom draws true less than once in n times: rapid prefers small numbers.
+func (r *randomRun) seldom(label string, n int) bool {
+	return rapid.IntRange(0, n-1).Draw(r.rt, label) == n-1
+}
+
 // id draws an execution: mostly a known one, seldom one that never was.
 func (r *randomRun) id() flowfabric.ExecutionID {
-	if len(r.ids) == 0 || rapid.IntRange(0, 30).Draw(r.rt, "unknown") == 0 {
+	if len(r.ids) == 0 || r.seldom("unknown", 20) {
 		return "{fp:1}:ffffffff-0000-4000-8000-000000000000"
 	}
 	// The latest ones are the most alive.
 	n := min(len(r.ids), 6)
-	if rapid.IntRange(0, 3).Draw(r.rt, "old") == 0 {
+	if r.seldom("old", 4) {
 		n = len(r.ids)
 	}
 	return r.ids[len(r.ids)-1-rapid.IntRange(0, n-1).Draw(r.rt, "id")]
@@ -137,12 +175,12 @@ func (r *randomRun) id() flowfabric.ExecutionID {
 
 // owned draws an execution with a fence that was once good for it.
 func (r *randomRun) owned() (flowfabric.ExecutionID, flowfabric.Fence) {
-	if len(r.fences) == 0 || rapid.IntRange(0, 20).Draw(r.rt, "strange") == 0 {
+	if len(r.fences) == 0 || r.seldom("strange", 20) {
 		f := flowfabric.Fence{LeaseID: flowfabric.LeaseID(r.uuid().String()), LeaseEpoch: 1, AttemptID: flowfabric.AttemptID(r.uuid().String())}
 		return r.id(), pick(r, "fence", f, flowfabric.Fence{}, flowfabric.Fence{LeaseEpoch: 2})
 	}
 	n := min(len(r.fences), 4)
-	if rapid.IntRange(0, 3).Draw(r.rt, "late") == 0 {
+	if r.seldom("late", 4) {
 		n = len(r.fences)
 	}
 	i := len(r.fences) - 1 - rapid.IntRange(0, n-1).Draw(r.rt, "fence")
@@ -174,8 +212,8 @@ var randomPolicies = []string{
 	`{"nope":1}`,
 }
 
-// actions are the operations with their checks.
-func (r *randomRun) actions() map[string]func(*rapid.T) {
+// actions are all operations.
+func (r *randomRun) actions() map[string]func() {
 	ops := map[string]func(){
 		"create": r.create, "create again": r.create, "claim": r.claim, "claim again": r.claim,
 		"grant": r.grant, "consume": r.consume, "release grant": r.releaseGrant, "reclaim grant": r.reclaimGrant,
@@ -185,6 +223,14 @@ func (r *randomRun) actions() map[string]func(*rapid.T) {
 		"advance": r.advance, "advance more": r.advance, "tick": r.tick, "upkeep": r.upkeep,
 		"lane": r.laneState, "worker": r.registry, "sweep": r.sweep,
 	}
+	for name, op := range r.waitActions() {
+		ops[name] = op
+	}
+	return ops
+}
+
+// checked are operations with the comparison after each.
+func (r *randomRun) checked(ops map[string]func()) map[string]func(*rapid.T) {
 	out := make(map[string]func(*rapid.T), len(ops)+1)
 	for name, op := range ops {
 		out[name] = func(rt *rapid.T) {
@@ -218,6 +264,7 @@ func both[R any](r *randomRun, what string, call func(s *side) (R, error)) (R, e
 // randomEqual leaves out what is minted or local to a side.
 var randomEqual = []cmp.Option{
 	cmpopts.EquateEmpty(),
+	sameTokens,
 	cmp.FilterPath(func(p cmp.Path) bool {
 		f, ok := p.Last().(cmp.StructField)
 		if !ok {
@@ -230,6 +277,8 @@ var randomEqual = []cmp.Option{
 			// What is due at once may be acted upon in either order, since a store's
 			// due instants may be earlier than the truth.
 			return true
+		case "LeaseID": // a server shows it to nobody but the holder
+			return p.Index(-2).Type() == reflect.TypeFor[flowfabric.Suspension]()
 		case "AttemptIndex":
 			return p.Index(-2).Type() == reflect.TypeFor[flowfabric.Fence]()
 		}
@@ -277,8 +326,10 @@ func (r *randomRun) given(task flowfabric.ClaimedExecution) {
 	r.owners = append(r.owners, task.ExecutionID)
 }
 
-func (r *randomRun) claim() {
-	a := directArgs(r.id(), r.worker())
+func (r *randomRun) claim() { r.claimOf(r.id()) }
+
+func (r *randomRun) claimOf(id flowfabric.ExecutionID) {
+	a := directArgs(id, r.worker())
 	a.LeaseID, a.AttemptID = flowfabric.LeaseID(r.uuid().String()), flowfabric.AttemptID(r.uuid().String())
 	a.LeaseTTLMs = pick(r, "ttl", int64(100), 5000, 30_000, 99)
 	a.OperatorOverride = rapid.IntRange(0, 9).Draw(r.rt, "override") == 0
@@ -572,6 +623,7 @@ func (r *randomRun) compareVisible() {
 		snap, err := both(r, "describe", func(s *side) (*flowfabric.ExecutionSnapshot, error) { return s.DescribeExecution(r.ctx, id) })
 		if err != nil || snap == nil {
 			r.gone[id] = true
+			delete(r.wait.states, id)
 			continue
 		}
 		if fault := checkVector(vectorOf(snap)); fault != "" {
@@ -589,8 +641,14 @@ func (r *randomRun) compareVisible() {
 		_, _ = both(r, "attempts", func(s *side) (flowfabric.ListAttemptsResult, error) {
 			return s.ListAttempts(r.ctx, flowfabric.ListAttemptsArgs{ExecutionID: id})
 		})
+		r.wait.states[id] = snap.PublicState
+		r.compareWaits(id, snap.CurrentAttempt)
 	}
-	for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases} {
+	if r.wait.steps%4 != 0 { // what a run about waits looks at more seldom
+		return
+	}
+	r.compareSuspended()
+	for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases, flowfabric.FeedSignals} {
 		_, _ = both(r, "feed "+string(feed), func(s *side) (map[flowfabric.ExecutionID][]flowfabric.Event, error) {
 			got, err := s.up.ReadFeed(r.ctx, flowfabric.ReadFeedArgs{Feed: feed, Start: flowfabric.FeedStartEarliest, Partitions: []uint16{1}, Limit: 1000})
 			told := make(map[flowfabric.ExecutionID][]flowfabric.Event)

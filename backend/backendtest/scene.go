@@ -49,7 +49,9 @@ func (s *scene) with(o Options) *scene {
 	if s.With == nil {
 		s.t.Skip("the harness opens no deployment with other settings")
 	}
-	return newScene(s.t, s.With(s.t, o))
+	other := newScene(s.t, s.With(s.t, o))
+	other.seed()
+	return other
 }
 
 // store returns the store for engine steps, or skips the scenario.
@@ -183,10 +185,13 @@ func details(err error) string {
 // equal fails when got differs from want.
 func (s *scene) equal(what string, got, want any) {
 	s.t.Helper()
-	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateEmpty(), sameTokens); d != "" {
 		s.t.Fatalf("%s differs (-want +got):\n%s", what, d)
 	}
 }
+
+// sameTokens compares tokens by what they are; they print redacted.
+var sameTokens = cmp.Comparer(func(a, b flowfabric.WaitpointToken) bool { return a == b })
 
 // that fails with the text unless the condition holds.
 func (s *scene) that(cond bool, format string, args ...any) {
@@ -682,6 +687,10 @@ type visible struct {
 	History  []flowfabric.Event
 	Endings  []flowfabric.Event
 	Result   flowfabric.ExecutionResult
+
+	Suspension *flowfabric.Suspension
+	Waitpoints []flowfabric.Waitpoint
+	Signals    []flowfabric.RecordedSignal
 }
 
 func (s *scene) visible(id flowfabric.ExecutionID) visible {
@@ -700,6 +709,10 @@ func (s *scene) visible(id flowfabric.ExecutionID) visible {
 	v.Endings = s.events(flowfabric.FeedCompletions, id)
 	v.Result, err = s.Backend.GetExecutionResult(s.ctx, id)
 	s.ok(err)
+	v.Suspension, err = s.Backend.GetSuspension(s.ctx, id)
+	s.ok(err)
+	v.Waitpoints = s.listWaitpoints(id)
+	v.Signals = s.signals(id)
 	return v
 }
 

@@ -119,6 +119,9 @@ func reasonFits(v flowfabric.StateVector) bool {
 	if v.LifecyclePhase == flowfabric.PhaseActive {
 		return v.BlockingReason == flowfabric.ReasonWaitingForWorker
 	}
+	if v.LifecyclePhase == flowfabric.PhaseSuspended {
+		return suspendedFor(v.BlockingReason)
+	}
 	switch v.BlockingReason {
 	case flowfabric.ReasonWaitingForWorker:
 		return v.EligibilityState == flowfabric.EligibleNow
@@ -130,6 +133,15 @@ func reasonFits(v flowfabric.StateVector) bool {
 		return v.EligibilityState == flowfabric.BlockedByLaneState
 	case flowfabric.ReasonPausedByOperator:
 		return v.EligibilityState == flowfabric.BlockedByOperator
+	}
+	return false
+}
+
+func suspendedFor(r flowfabric.BlockingReason) bool {
+	switch r {
+	case flowfabric.ReasonWaitingForSignal, flowfabric.ReasonWaitingForApproval, flowfabric.ReasonWaitingForCallback, flowfabric.ReasonWaitingForToolResult,
+		flowfabric.ReasonWaitingForBudget, flowfabric.ReasonPausedByPolicy, flowfabric.ReasonPausedByOperator:
+		return true
 	}
 	return false
 }

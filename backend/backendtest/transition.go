@@ -52,6 +52,11 @@ func columns() []column {
 			s.revoke(id)
 			return id, task.Fence
 		}},
+		{"S", func(s *scene) (flowfabric.ExecutionID, flowfabric.Fence) {
+			id, task := s.createClaimed()
+			s.suspendOn(task, flowfabric.OperatorOnly(), timesOut(3_600_000, flowfabric.TimeoutFail))
+			return id, task.Fence
+		}},
 		{"T-success", ended(func(s *scene, _ flowfabric.ExecutionID, task flowfabric.ClaimedExecution) { s.complete(task) })},
 		{"T-failed", ended(func(s *scene, _ flowfabric.ExecutionID, task flowfabric.ClaimedExecution) { s.fail(task, "") })},
 		{"T-cancelled", ended(func(s *scene, id flowfabric.ExecutionID, _ flowfabric.ClaimedExecution) { s.operatorCancel(id) })},
@@ -84,6 +89,15 @@ func every(code flowfabric.Code, except ...string) map[string]flowfabric.Code {
 		delete(m, name)
 	}
 	return m
+}
+
+// everywhere names every column.
+func everywhere() []string {
+	var names []string
+	for _, c := range columns() {
+		names = append(names, c.name)
+	}
+	return names
 }
 
 func with(m map[string]flowfabric.Code, code flowfabric.Code, names ...string) map[string]flowfabric.Code {
@@ -144,7 +158,7 @@ func transitionRows() []row {
 				_, err := s.store().MarkLeaseExpiredIfDue(s.ctx, id)
 				return err
 			},
-			still: []string{"W", "W-paused", "D", "B", "A", "X-lapsed", "X-revoked", "T-success", "T-failed", "T-cancelled", "T-expired"},
+			still: everywhere(),
 		},
 		{
 			name: "RevokeLease",
@@ -174,7 +188,7 @@ func transitionRows() []row {
 				_, err := s.store().PromoteDelayed(s.ctx, id)
 				return err
 			},
-			still: []string{"W", "W-paused", "D", "B", "A", "X-lapsed", "X-revoked", "T-success", "T-failed", "T-cancelled", "T-expired"},
+			still: everywhere(),
 		},
 		{
 			name: "PauseExecution",
@@ -200,7 +214,7 @@ func transitionRows() []row {
 				_, err := s.store().ExpireExecution(s.ctx, id, flowfabric.ExpireAttemptTimeout)
 				return err
 			},
-			still: []string{"W", "W-paused", "D", "B", "A", "X-lapsed", "X-revoked", "T-success", "T-failed", "T-cancelled", "T-expired"},
+			still: everywhere(),
 		},
 		{
 			name: "ExpireExecution, no deadline",
@@ -208,7 +222,7 @@ func transitionRows() []row {
 				_, err := s.store().ExpireExecution(s.ctx, id, flowfabric.ExpireExecutionDeadline)
 				return err
 			},
-			still: []string{"W", "W-paused", "D", "B", "A", "X-lapsed", "X-revoked", "T-success", "T-failed", "T-cancelled", "T-expired"},
+			still: everywhere(),
 		},
 		{
 			name: "ReplayExecution",
@@ -229,25 +243,56 @@ func transitionRows() []row {
 			becomes: all(flowfabric.PublicWaiting),
 		},
 		{
+			name: "ResumeExecution",
+			call: func(s *scene, id flowfabric.ExecutionID, _ flowfabric.Fence) error {
+				_, err := s.tryResume(id, nil)
+				return err
+			},
+			refused: every(flowfabric.CodeExecutionNotSuspended, "S"),
+			becomes: all(flowfabric.PublicWaiting),
+		},
+		{
+			name: "ExpireSuspension, timeout not due",
+			call: func(s *scene, id flowfabric.ExecutionID, _ flowfabric.Fence) error {
+				_, err := s.store().ExpireSuspension(s.ctx, id)
+				return err
+			},
+			still: everywhere(),
+		},
+		{
+			name: "SuspendForBudget with another epoch",
+			call: func(s *scene, id flowfabric.ExecutionID, f flowfabric.Fence) error {
+				f.LeaseEpoch = 99
+				_, err := s.store().SuspendForBudget(s.ctx, flowfabric.SuspendForBudgetArgs{ExecutionID: id, Fence: f, BudgetID: "b", Detail: "d"})
+				return err
+			},
+			still: everywhere(),
+		},
+		{
 			name: "Purge before its time",
 			call: func(s *scene, id flowfabric.ExecutionID, _ flowfabric.Fence) error {
 				_, err := s.store().Purge(s.ctx, id)
 				return err
 			},
-			still: []string{"W", "W-paused", "D", "B", "A", "X-lapsed", "X-revoked", "T-success", "T-failed", "T-cancelled", "T-expired"},
+			still: everywhere(),
 		},
 	}
 	leaseBoundState := map[string]flowfabric.PublicState{
 		"complete": flowfabric.PublicCompleted, "fail": flowfabric.PublicFailed, "delay": flowfabric.PublicDelayed,
 		"cancel": flowfabric.PublicCancelled, "progress": flowfabric.PublicActive, "renew": flowfabric.PublicActive,
+		"suspend": flowfabric.PublicSuspended, "create waitpoint": flowfabric.PublicActive,
 	}
 	for _, op := range fencedOps() {
+		refused := leaseBound()
+		if op.name == "suspend" {
+			refused["S"] = flowfabric.CodeAlreadySuspended
+		}
 		rows = append(rows, row{
 			name: "lease-bound " + op.name,
 			call: func(s *scene, id flowfabric.ExecutionID, f flowfabric.Fence) error {
 				return op.call(s, id, f, flowfabric.SourceLeaseHolder)
 			},
-			refused: leaseBound(),
+			refused: refused,
 			becomes: all(leaseBoundState[op.name]),
 		})
 	}

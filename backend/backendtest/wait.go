@@ -352,6 +352,21 @@ func (s *scene) eligibilityCauses() []eligibilityCause {
 				s.ok(err)
 			}
 		}},
+		{"signal", func() (flowfabric.ExecutionID, func()) {
+			id, at := s.suspended(flowfabric.AnyOfNames("go", "ready"))
+			return id, func() { s.deliver(at[0], "ready", flowfabric.EffectResumed) }
+		}},
+		{"operator's resume", func() (flowfabric.ExecutionID, func()) {
+			id, _ := s.suspended(flowfabric.OperatorOnly())
+			return id, func() { s.resume(id) }
+		}},
+		{"suspension timeout", func() (flowfabric.ExecutionID, func()) {
+			id, _ := s.suspended(flowfabric.OperatorOnly(), timesOut(1000, flowfabric.TimeoutAutoResume))
+			return id, func() {
+				s.advance(1000)
+				s.tick()
+			}
+		}},
 		{"lane enabled", func() (flowfabric.ExecutionID, func()) {
 			id := s.create(withLane("switched"))
 			s.laneIs("switched", flowfabric.LaneDisabled)

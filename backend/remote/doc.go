@@ -23,12 +23,19 @@
 //   - The id in the path of batched renewals and completions is "remote": it is
 //     no authority, the fences are.
 //   - ListEligible reads waiting executions, without looking at capabilities.
+//   - ListSuspended takes a list of namespaces as ListExpiredLeases does, and its
+//     cursor is the server's.
+//   - ResumeExecution with the trigger budget_recovered is unsupported_operation:
+//     the engine resumes so by itself.
+//   - RotateWaitpointSecret without a grace takes the server's setting.
 //
 // Identifiers of leases and attempts are minted here when absent, so that a claim
 // can be repeated. Idempotent calls are: reads, creates with an idempotency key
 // or execution id, fenced calls, claims by grant, registrations and heartbeats,
-// tags, replays with an expected count. They are repeated up to 3 times after a
-// retryable error, after a pause of 100 ms doubling each time with full jitter,
-// or of Retry-After if the server names one. ClaimForWorker, ClaimTasks and
-// everything else is sent once.
+// tags, replays with an expected count, suspends with an idempotency key, new
+// waitpoints and their closing, signals. Identifiers of waitpoints and signals are
+// minted here as well. They are repeated up to 3 times after a retryable error,
+// after a pause of 100 ms doubling each time with full jitter, or of Retry-After
+// if the server names one. ClaimForWorker, ClaimTasks and everything else is sent
+// once.
 package remote

@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 }
 
 // crashChild works on the store for ever and says what was acknowledged: a line
-// "c ID" after a create, "d ID EPOCH" after a completion.
+// "c ID" after a create, "d ID EPOCH" after a completion, "g ID SIGNAL" after a
+// signal that ended a suspension.
 func crashChild(path string) {
 	ctx := context.Background()
 	b, err := sqlite.Open(ctx, sqlite.Config{Path: path})
@@ -65,7 +66,13 @@ func crashChild(path string) {
 				if err != nil {
 					say("error %v", err)
 				}
-				for _, task := range res.Tasks {
+				for i, task := range res.Tasks {
+					if i%3 == 2 {
+						if signal, err := suspendAndResume(ctx, b, task); err == nil {
+							say("g %s %s", task.ExecutionID, signal)
+						}
+						continue
+					}
 					if _, err := flowfabric.CompleteExecution(ctx, b, flowfabric.CompleteExecutionArgs{ExecutionID: task.ExecutionID, Fence: task.Fence,
 						Result: []byte(fmt.Sprint(task.Fence.LeaseEpoch))}); err == nil {
 						say("d %s %d", task.ExecutionID, task.Fence.LeaseEpoch)
@@ -77,10 +84,24 @@ func crashChild(path string) {
 	select {}
 }
 
+// suspendAndResume suspends a task and sends the signal that it waits for.
+func suspendAndResume(ctx context.Context, b *sqlite.Backend, task flowfabric.ClaimedExecution) (flowfabric.SignalID, error) {
+	res, err := b.Suspend(ctx, flowfabric.SuspendArgs{ExecutionID: task.ExecutionID, Fence: task.Fence, ReasonCode: flowfabric.SuspendWaitingForSignal,
+		Waitpoints: []flowfabric.WaitpointBinding{{WaitpointKey: "k"}}, ResumeCondition: flowfabric.Single("k", flowfabric.ByName("go"))})
+	if err != nil {
+		return "", err
+	}
+	w := res.Waitpoints[0]
+	got, err := b.DeliverSignal(ctx, flowfabric.DeliverSignalArgs{ExecutionID: task.ExecutionID, WaitpointID: w.WaitpointID, Token: w.Token,
+		Signal: flowfabric.Signal{Name: "go", SourceIdentity: "tester", Payload: []byte(task.ExecutionID)}})
+	return got.SignalID, err
+}
+
 // TestKilledAnywhere kills a working process a hundred times, each time after
 // another number of acknowledgements, always on the same file, and then counts:
-// every acknowledged create is there, every acknowledged completion stands, and
-// each ending is told once in the feed.
+// every acknowledged create is there, every acknowledged completion stands, every
+// acknowledged signal is recorded and has acted, and each ending is told once in
+// the feed.
 func TestKilledAnywhere(t *testing.T) {
 	kills := 100
 	if testing.Short() {
@@ -89,8 +110,9 @@ func TestKilledAnywhere(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "flow.db")
 	created := make(map[flowfabric.ExecutionID]bool)
 	done := make(map[flowfabric.ExecutionID]string)
+	resumed := make(map[flowfabric.SignalID]flowfabric.ExecutionID)
 	for range kills {
-		runChild(t, path, 1+rand.IntN(120), created, done)
+		runChild(t, path, 1+rand.IntN(120), created, done, resumed)
 	}
 	b := open(t, sqlite.Config{Path: path})
 	for id := range created {
@@ -102,6 +124,12 @@ func TestKilledAnywhere(t *testing.T) {
 		res, err := b.GetExecutionResult(t.Context(), id)
 		if err != nil || string(res.Payload) != epoch {
 			t.Errorf("acknowledged completion %s under epoch %s reads %q, %v", id, epoch, res.Payload, err)
+		}
+	}
+	for signal, id := range resumed {
+		g, err := b.GetSignal(t.Context(), id, signal)
+		if err != nil || g.Effect != flowfabric.EffectResumed || string(g.Payload) != string(id) {
+			t.Errorf("acknowledged signal of %s: %+v, %v", id, g, err)
 		}
 	}
 	endings := make(map[flowfabric.ExecutionID]int)
@@ -128,7 +156,7 @@ func TestKilledAnywhere(t *testing.T) {
 		}
 	}
 	audit(t, b)
-	t.Logf("%d kills, %d acknowledged creates, %d acknowledged completions", kills, len(created), len(done))
+	t.Logf("%d kills, %d acknowledged creates, %d acknowledged completions, %d acknowledged signals", kills, len(created), len(done), len(resumed))
 }
 
 // audit reconciles every partition and expects nothing to repair.
@@ -151,7 +179,8 @@ func audit(t *testing.T, b *sqlite.Backend) {
 	}
 }
 
-func runChild(t *testing.T, path string, lines int, created map[flowfabric.ExecutionID]bool, done map[flowfabric.ExecutionID]string) {
+func runChild(t *testing.T, path string, lines int, created map[flowfabric.ExecutionID]bool, done map[flowfabric.ExecutionID]string,
+	resumed map[flowfabric.SignalID]flowfabric.ExecutionID) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "FLOWFABRIC_CRASH_CHILD="+path)
@@ -177,6 +206,11 @@ func runChild(t *testing.T, path string, lines int, created map[flowfabric.Execu
 			id, epoch, ok := strings.Cut(rest, " ")
 			if ok {
 				done[flowfabric.ExecutionID(id)] = epoch
+			}
+		case "g":
+			id, signal, ok := strings.Cut(rest, " ")
+			if ok {
+				resumed[flowfabric.SignalID(signal)] = flowfabric.ExecutionID(id)
 			}
 		case "error":
 			t.Error(scan.Text())

@@ -118,6 +118,7 @@ type core struct {
 	attemptType, attemptStart       string
 	attemptReason, attemptBy        string
 	pause, end                      string
+	suspensionID, suspendReason     string
 	resumedAt                       flowfabric.Millis
 	attemptID                       string
 	route, admission                string
@@ -161,6 +162,9 @@ func decodeState(op string, id flowfabric.ExecutionID, src *source) (*rules.Stat
 		c.pending(&d, x)
 		c.lease(&d, s)
 		c.instants(x)
+		if x.LifecyclePhase == flowfabric.PhaseSuspended {
+			x.CurrentSuspensionID = flowfabric.SuspensionID(c.suspensionID)
+		}
 		c.blocking(x)
 		s.Attempt = c.attempt(&d, s, src.attempts)
 		s.Grant = c.grantOf(&d, x)
@@ -273,6 +277,10 @@ func (c *core) read(d *decoder, h hash, x *flowfabric.Execution) {
 			x.ProgressUpdatedAt = d.ms("progress_updated_at", v)
 		case "mm":
 			x.LastCapabilityMismatchAt = d.ms("last_capability_mismatch_at", v)
+		case "hf":
+			x.LastHMACValidationFailedAt = d.ms("last_hmac_validation_failed_at", v)
+		case "wid":
+			x.CurrentWaitpointID = flowfabric.WaitpointID(d.uuid("current_waitpoint_id", v))
 		case "admission_refs":
 			x.AdmissionRefs = strings.Split(d.str(name, name, v), "\n")
 		default:
@@ -296,6 +304,10 @@ func (c *core) readOwn(d *decoder, name, v string) {
 		c.attemptBy = d.str("attempt.replay_requested_by", name, v)
 	case "pz":
 		c.pause = v
+	case "sid":
+		c.suspensionID = d.uuid("current_suspension_id", v)
+	case "wr":
+		c.suspendReason = v
 	case "rs":
 		c.resumedAt = d.ms("attempt.resumed_at", v)
 	case "ae":
@@ -599,6 +611,12 @@ func (c *core) blocking(x *flowfabric.Execution) {
 		case flowfabric.ReasonWaitingForRetryBackoff:
 			x.BlockingDetail = "retry backoff until " + until + " (attempt " +
 				strconv.FormatInt(int64(x.TotalAttemptCount)-1, 10) + " failed: " + x.PendingReason + ")"
+		case flowfabric.ReasonWaitingForResumeDelay:
+			x.BlockingDetail = "resume delay until " + until
+		}
+	case 'S':
+		if c.detail == "" && x.CurrentWaitpointID != "" {
+			x.BlockingDetail = "suspended: waitpoint " + string(x.CurrentWaitpointID) + " awaiting " + string(c.reasonCode(x.BlockingReason))
 		}
 	case 'X':
 		x.BlockingDetail = "lease expired, awaiting reclaim"
@@ -609,6 +627,15 @@ func (c *core) blocking(x *flowfabric.Execution) {
 	case 'C':
 		x.BlockingDetail = "waiting for child executions to complete"
 	}
+}
+
+// reasonCode is the reason code of a suspended execution, which is stored where the
+// blocking reason does not say it.
+func (c *core) reasonCode(blocking flowfabric.BlockingReason) flowfabric.SuspendReason {
+	if c.suspendReason != "" {
+		return flowfabric.SuspendReason(c.suspendReason)
+	}
+	return flowfabric.SuspendReason(blocking)
 }
 
 // checkRecord refuses a record that lacks what every record has.
@@ -628,6 +655,8 @@ func checkRecord(d *decoder, x *flowfabric.Execution) {
 		d.fail("current_attempt_id", "missing beside a lease")
 	case x.LifecyclePhase == flowfabric.PhaseTerminal && x.CompletedAt == 0:
 		d.fail("completed_at", "missing")
+	case x.LifecyclePhase == flowfabric.PhaseSuspended && x.CurrentSuspensionID == "":
+		d.fail("current_suspension_id", "missing")
 	case x.EligibilityState == flowfabric.NotEligibleUntilTime && x.DelayUntil == 0:
 		d.fail("delay_until", "missing")
 	}

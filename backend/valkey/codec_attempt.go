@@ -63,7 +63,7 @@ func (c *core) attempt(d *decoder, s *rules.State, ended hash) *flowfabric.Attem
 	a.StartedAt = a.CreatedAt
 	c.lineage(a, x)
 	if c.pause != "" {
-		c.paused(d, a, x)
+		c.paused(d, a)
 	}
 	if c.end != "" {
 		c.endOf(d, a, x)
@@ -105,7 +105,7 @@ func (c *core) lineage(a *flowfabric.Attempt, x *flowfabric.Execution) {
 }
 
 // paused reads "<kind>:<since>:<remaining or empty>".
-func (c *core) paused(d *decoder, a *flowfabric.Attempt, x *flowfabric.Execution) {
+func (c *core) paused(d *decoder, a *flowfabric.Attempt) {
 	kind, rest, ok := strings.Cut(c.pause, ":")
 	since, left, ok2 := strings.Cut(rest, ":")
 	if !ok || !ok2 {
@@ -120,7 +120,7 @@ func (c *core) paused(d *decoder, a *flowfabric.Attempt, x *flowfabric.Execution
 	case "c":
 		a.PauseKind = flowfabric.PauseWaitingChildren
 	case "s":
-		a.PauseKind, a.SuspensionID = flowfabric.PauseSuspension, x.CurrentSuspensionID
+		a.PauseKind, a.SuspensionID = flowfabric.PauseSuspension, flowfabric.SuspensionID(c.suspensionID)
 	default:
 		d.fail("attempt.pause_kind", "%q is none", rules.Cut(kind, 20))
 	}
@@ -143,6 +143,8 @@ func (c *core) endOf(d *decoder, a *flowfabric.Attempt, x *flowfabric.Execution)
 	case 'c':
 		a.AttemptState = flowfabric.AttemptEndedCancelled
 		a.FailureReason, a.FailureCategory = "cancelled: "+x.CancellationReason, "cancelled"
+	case 't': // cancelled by the timeout of a suspension
+		a.AttemptState = flowfabric.AttemptEndedCancelled
 	default:
 		d.fail("attempt.attempt_state", "end %q is none", rules.Cut(c.end, 20))
 	}

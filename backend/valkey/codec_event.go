@@ -108,6 +108,8 @@ func decodeEvent(feed flowfabric.Feed, part uint16, tag string, seq uint64, v st
 		l.completion(&ev)
 	case flowfabric.FeedLeases:
 		l.lease(&ev)
+	case flowfabric.FeedSignals:
+		l.signal(&ev)
 	default:
 		l.fail("feed", "%q has no such event", rules.Cut(string(feed), 40))
 	}
@@ -144,4 +146,21 @@ func (l *eventLines) lease(ev *flowfabric.Event) {
 	ev.PrevWorkerInstanceID = flowfabric.WorkerInstanceID(l.next("prev_worker_instance_id"))
 	ev.PrevAttemptIndex = l.optional32("prev_attempt_index")
 	ev.Reason = l.text("reason")
+}
+
+func (l *eventLines) signal(ev *flowfabric.Event) {
+	ev.SignalID = flowfabric.SignalID(l.next("signal_id"))
+	ev.WaitpointID = flowfabric.WaitpointID(l.next("waitpoint_id"))
+	if letter := l.next("effect"); letter == duplicateLetter {
+		ev.Effect = flowfabric.EffectDuplicateInFeeds
+	} else {
+		ev.Effect = effectOf(&l.decoder, letter)
+	}
+	n := l.int("signal_name", l.next("signal_name"))
+	rest := l.text("source_identity")
+	if n < 0 || n > int64(len(rest)) {
+		l.fail("signal_name", "truncated")
+		return
+	}
+	ev.SignalName, ev.SourceIdentity = rest[:n], rest[n:]
 }

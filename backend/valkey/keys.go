@@ -14,6 +14,7 @@ const (
 
 	tagConfig      = "config:partitions"
 	keyConfig      = keyPrefix + tagConfig
+	tagRotation    = "config:rotation"
 	tagFeeds       = "config:feeds"
 	keyConfigFeeds = keyPrefix + tagFeeds
 	keyLanes       = "ff:idx:lanes"
@@ -33,16 +34,26 @@ func (s *Store) tag(n uint16) string {
 	return partitionTag(n)
 }
 
-// leasesOff behind the routing key of a partition tells a function to leave the
-// leases feed out.
-const leasesOff = "l"
+// What stands behind the routing key of a partition tells a function to leave out
+// the feed of leases, or that of signals.
+const (
+	leasesOff  = "l"
+	signalsOff = "s"
+)
 
 // routingKey is the one key that a call names: it carries the slot.
 func (s *Store) routingKey(tag string) string {
-	if strings.HasPrefix(tag, "{fp:") && !s.feedOn(flowfabric.FeedLeases) {
-		return keyPrefix + tag + leasesOff
+	key := keyPrefix + tag
+	if !strings.HasPrefix(tag, "{fp:") {
+		return key
 	}
-	return keyPrefix + tag
+	if !s.feedOn(flowfabric.FeedLeases) {
+		key += leasesOff
+	}
+	if !s.feedOn(flowfabric.FeedSignals) {
+		key += signalsOff
+	}
+	return key
 }
 
 // waitKey is written before a wait for replicas or the disk; its slot is that of

@@ -33,6 +33,8 @@ const (
 	channelAdmin = "ff:admin:{fp:0}"
 	noticeLane   = "lane "
 	noticeWorker = "worker "
+	// noticeSecrets tells that a copy of the key ring has changed.
+	noticeSecrets = "secrets"
 )
 
 func laneTag(id flowfabric.LaneID) string { return "lane:" + string(id) + ":config" }
@@ -318,6 +320,10 @@ func (s *Store) adminNotice(message string) bool {
 	}
 	if ns, ok := strings.CutPrefix(message, noticeWorker); ok {
 		s.forgetWorkers(flowfabric.Namespace(ns))
+		return true
+	}
+	if message == noticeSecrets {
+		s.rings.forget()
 		return true
 	}
 	return false

@@ -169,6 +169,9 @@ func makeClaimRefusal(code flowfabric.Code, d *details) *flowfabric.Error {
 		return flowfabric.InvalidInput("tags", "has %d pairs, limit %d", n, flowfabric.MaxTags).
 			With("limit", flowfabric.MaxTags).With("actual", n)
 	}
+	if e := makeWaitRefusal(code, d); e != nil {
+		return e
+	}
 	text := d.text()
 	if _, known := code.Info(); known {
 		return flowfabric.NewError(code, "%s", strings.ReplaceAll(text, "|", " "))

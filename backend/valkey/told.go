@@ -59,3 +59,16 @@ func (s *Store) leasesChanged() {
 		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Feed: flowfabric.FeedLeases})
 	}
 }
+
+// suspended tells that an execution waits: it is settled, though not ended.
+func (s *Store) suspended(id flowfabric.ExecutionID) {
+	s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeSettled, Partition: id.Partition(), ExecutionID: id})
+	s.leasesChanged()
+}
+
+// signalsChanged tells that the feed of signals has new events.
+func (s *Store) signalsChanged() {
+	if s.wakes.some.Load() && s.feedOn(flowfabric.FeedSignals) {
+		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Feed: flowfabric.FeedSignals})
+	}
+}

@@ -205,6 +205,8 @@ type Store struct {
 	ticks   cycles
 	granted grantsOut
 	wakes   wakes
+	rings   rings   // copies of the key ring
+	targets targets // waitpoints met before
 
 	batches  batches
 	pages    *pageCache

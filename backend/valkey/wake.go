@@ -316,7 +316,7 @@ func (s *Store) missed() {
 	for _, lane := range s.ready.asked() {
 		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeLane, LaneID: lane})
 	}
-	for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases} {
+	for _, feed := range []flowfabric.Feed{flowfabric.FeedCompletions, flowfabric.FeedLeases, flowfabric.FeedSignals} {
 		s.emit(flowfabric.WakeEvent{Kind: flowfabric.WakeFeed, Feed: feed})
 	}
 }
@@ -416,9 +416,16 @@ func (s *Store) heard(m vk.PubSubMessage) {
 // manyEndings stands before each of several events in one message.
 const manyEndings = "\x1e"
 
+// oneSuspended stands before the UUID of an execution that was suspended.
+const oneSuspended = "\x1f"
+
 // heardEndings takes a message of a channel of endings: the value of a completion
-// event, or of several.
+// event, or of several, or which execution was suspended.
 func (s *Store) heardEndings(part uint16, message string) {
+	if uuid, ok := strings.CutPrefix(message, oneSuspended); ok {
+		s.suspended(flowfabric.ExecutionID(s.tag(part) + ":" + uuid))
+		return
+	}
 	values := []string{message}
 	if rest, ok := strings.CutPrefix(message, manyEndings); ok {
 		values = strings.Split(rest, manyEndings)

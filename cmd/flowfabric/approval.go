@@ -129,17 +129,15 @@ func (c *cli) chooseExecution(ctx context.Context, b flowfabric.Backend, o *deci
 	if err != nil {
 		return "", err
 	}
-	p := c.printer()
-	if p.wantsJSON() || !c.asks {
-		if p.wantsJSON() {
-			err = p.json(wire.NewPage(items, next))
-		} else {
-			err = p.choices(items, next)
-		}
-		return "", firstError(err, usagef("EXECUTION is missing: which of %s? Nobody is at a terminal to choose", plural(len(items), "suspended execution", "suspended executions")))
-	}
 	if len(items) == 0 {
 		return "", usagef("EXECUTION is missing, and no execution is suspended")
+	}
+	if p := c.printer(); p.wantsJSON() || !c.asks {
+		show := func() error { return p.choices(items, next) }
+		if p.wantsJSON() {
+			show = func() error { return p.json(wire.NewPage(items, next)) }
+		}
+		return "", firstError(show(), usagef("EXECUTION is missing, and nobody is at a terminal to choose one"))
 	}
 	if err := newPrinter(c.err, outputTable, c.now()).choices(items, next); err != nil {
 		return "", err

@@ -91,7 +91,7 @@ func (c *cli) backup(ctx context.Context, loaded *config.Loaded, to string) erro
 	if _, err := os.Stat(loaded.StorePath()); err != nil {
 		return flowfabric.NewError(flowfabric.CodeStoreUnavailable, "there is no store at %s", loaded.StorePath())
 	}
-	b, err := sqlite.Open(ctx, sqlite.Config{Path: loaded.StorePath(), NoEngine: true})
+	b, err := sqlite.Open(ctx, sqlite.Config{Path: loaded.StorePath(), NoEngine: true, NoWaitpointSecret: true})
 	if err != nil {
 		return err
 	}

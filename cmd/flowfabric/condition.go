@@ -89,7 +89,7 @@ func matcherText(m *flowfabric.SignalMatcher) string {
 		text += " of category " + clean(m.SignalCategory)
 	}
 	if m.SourceType != "" {
-		text += " from a " + clean(m.SourceType)
+		text += " from " + clean(m.SourceType)
 	}
 	return text
 }

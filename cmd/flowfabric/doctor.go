@@ -50,10 +50,10 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check that everything is well",
 		Long: `Check the deployment: is the store reachable and how fast, which version, do the
-clocks agree, do the background duties run, are the indexes right, does work wait
-that nobody takes, are leases left lapsed. Of a Valkey store also: version and
-clock of every node, eviction, memory, encodings, persistence, replicas, and the
-function library of each primary.
+clocks agree, is there a key for waitpoints, do the background duties run, are the
+indexes right, does work wait that nobody takes, are leases left lapsed. Of a Valkey
+store also: version and clock of every node, eviction, memory, encodings, persistence,
+replicas, and the function library of each primary.
 
 Exits 1 when a check fails; warnings exit 0. --repair rebuilds the indexes from
 the records first, over live data.`,
@@ -92,6 +92,7 @@ func (c *cli) examine(ctx context.Context, t target, repair bool) []finding {
 		d.checkClock(ctx)
 		d.checkReadiness(ctx)
 		d.checkSecret()
+		d.checkWaitpointKey(ctx)
 		d.checkDuties(ctx)
 		if repair {
 			d.repairIndexes(ctx)
@@ -271,9 +272,25 @@ func (d *doctor) checkSecret() {
 	case err != nil:
 		d.add("secret", verdictFail, errorLine(err), "")
 	case s.Origin == config.SecretNone:
-		d.add("secret", verdictOK, "none yet; the first start makes one", "")
+		d.add("secret", verdictOK, "no file; the store's own keys hold", "")
 	default:
 		d.add("secret", verdictOK, "there, readable by its owner only", "")
+	}
+}
+
+// checkWaitpointKey asks which key makes the waitpoints' tokens: without one
+// nothing can suspend.
+func (d *doctor) checkWaitpointKey(ctx context.Context) {
+	kids, err := d.b.ListWaitpointKIDs(ctx)
+	switch {
+	case err != nil:
+		d.failedOn("waitpoint key", err)
+	case kids.CurrentKID == "":
+		d.add("waitpoint key", verdictFail, "there is none: nothing can suspend", "start a server, which installs one")
+	case len(kids.Verifying) > 0:
+		d.add("waitpoint key", verdictOK, fmt.Sprintf("%s makes the tokens; %s of before still verify", clean(kids.CurrentKID), plural(len(kids.Verifying), "key", "keys")), "")
+	default:
+		d.add("waitpoint key", verdictOK, clean(kids.CurrentKID)+" makes the tokens", "")
 	}
 }
 

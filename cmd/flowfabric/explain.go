@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 	"github.com/spf13/cobra"
 )
 
@@ -18,7 +19,7 @@ type explanation struct {
 	Routing     *flowfabric.RoutingExplanation `json:"routing,omitempty"`
 	Lane        *laneBrief                     `json:"lane,omitempty"`
 	// Suspension is what a suspended execution waits in.
-	Suspension *flowfabric.Suspension `json:"suspension,omitempty"`
+	Suspension *wire.Suspension `json:"suspension,omitempty"`
 }
 
 type laneBrief struct {
@@ -78,8 +79,13 @@ func explain(ctx context.Context, b flowfabric.Backend, s *flowfabric.ExecutionS
 		return nil, err
 	}
 	if s.LifecyclePhase == flowfabric.PhaseSuspended {
-		if e.Suspension, err = openSuspension(ctx, b, s.ExecutionID); err != nil {
+		x, err := openSuspension(ctx, b, s.ExecutionID)
+		if err != nil {
 			return nil, err
+		}
+		if x != nil {
+			shown := wire.NewSuspension(*x)
+			e.Suspension = &shown
 		}
 	}
 	e.explainLive(s, p)
@@ -97,7 +103,7 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 	case s.LifecyclePhase == flowfabric.PhaseActive:
 		e.Summary = "its worker lost it (" + s.BlockingDetail + "); the next capable worker takes over, unless it is held (execution release-hold)"
 	case s.LifecyclePhase == flowfabric.PhaseSuspended && e.Suspension != nil:
-		e.Summary = p.waitSentence(e.Suspension)
+		e.Summary = p.waitSentence(&e.Suspension.Suspension)
 		e.adviseWaiting(id)
 	case s.LifecyclePhase == flowfabric.PhaseSuspended: // it has resumed since it was looked at
 		e.Summary = "it is suspended: " + string(s.BlockingReason)
@@ -124,7 +130,7 @@ func (e *explanation) explainLive(s *flowfabric.ExecutionSnapshot, p *printer) {
 
 // adviseWaiting says how a wait can be ended by hand.
 func (e *explanation) adviseWaiting(id string) {
-	x := e.Suspension
+	x := &e.Suspension.Suspension
 	if len(x.ResumeCondition.Keys()) > 0 && x.EscalatedAt == 0 {
 		e.Advice = append(e.Advice, "decide: flowfabric waitpoint approve "+id+", or reject")
 	}

@@ -55,7 +55,7 @@ func migrateStore(ctx context.Context, path string, dry bool) (migration, error)
 	if dry {
 		return m, nil
 	}
-	b, err := sqlite.Open(ctx, sqlite.Config{Path: path, NoEngine: true})
+	b, err := sqlite.Open(ctx, sqlite.Config{Path: path, NoEngine: true, NoWaitpointSecret: true})
 	if err != nil {
 		return migration{}, err
 	}

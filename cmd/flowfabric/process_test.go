@@ -352,6 +352,10 @@ func TestServeRefusals(t *testing.T) {
 		{[]string{"FF_API_TOKEN=tooshort"}, []string{"FF_API_TOKEN", "[redacted]"}},
 		{[]string{"FF_API_TOKENS_FILE=/does/not/exist"}, []string{"FF_API_TOKENS_FILE", "/does/not/exist"}},
 		{[]string{"FF_TLS_CERT_FILE=/does/not/exist", "FF_TLS_KEY_FILE=/nor/this"}, []string{"FF_TLS_CERT_FILE", "/does/not/exist"}},
+		{[]string{"FF_BACKEND=valkey://127.0.0.1:1"}, []string{"FF_WAITPOINT_HMAC_SECRET", "shared store"}},
+		{[]string{"FF_WAITPOINT_HMAC_SECRET=abc"}, []string{"FF_WAITPOINT_HMAC_SECRET", "[redacted]", "odd"}},
+		{[]string{"FF_CALLBACK_ADDR=127.0.0.1:9090"}, []string{"FF_CALLBACK_ADDR", "127.0.0.1:9090", "API listener"}},
+		{[]string{"FF_CALLBACK_RATE_LIMIT=many"}, []string{"FF_CALLBACK_RATE_LIMIT", "many"}},
 		{[]string{"FF_BACKEND=valkey://u:hunter2@h:6379/1"}, []string{"FF_BACKEND", "only 0", "[redacted]"}},
 	}
 	for _, tt := range tests {

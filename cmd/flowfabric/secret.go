@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 	"github.com/spf13/cobra"
 )
 
@@ -37,11 +38,7 @@ func (c *cli) secretStatusCommand() *cobra.Command {
 func (c *cli) printKIDs(kids flowfabric.WaitpointKIDs) error {
 	p := c.printer()
 	if p.wantsJSON() {
-		current := &kids.CurrentKID
-		if kids.CurrentKID == "" {
-			current = nil
-		}
-		return p.json(map[string]any{"current_kid": current, "verifying": append([]flowfabric.VerifyingKey{}, kids.Verifying...)})
+		return p.json(wire.NewKIDsResponse(kids))
 	}
 	if kids.CurrentKID == "" {
 		return p.line("%s", p.warn("no key: no waitpoint can be made; a server installs one at its start"))
@@ -141,32 +138,27 @@ func (c *cli) rotate(ctx context.Context, b flowfabric.Backend, args flowfabric.
 }
 
 func (c *cli) printRotation(res flowfabric.RotateWaitpointSecretResult) error {
-	rotated, changed, failed := 0, 0, []uint16{}
-	var cause error
-	for _, one := range res.Copies {
-		switch {
-		case one.Err != nil:
-			failed, cause = append(failed, one.Partition), firstError(cause, one.Err)
-		case one.Outcome == flowfabric.RotateRotated:
-			rotated, changed = rotated+1, changed+1
-		default:
-			rotated++
-		}
-	}
+	answer := wire.NewRotateSecretResponse(res)
 	var verdict error
-	if len(failed) > 0 {
+	if len(answer.Failed) > 0 {
 		verdict = &quietError{code: exitFailed}
 	}
 	p := c.printer()
 	if p.wantsJSON() {
-		return firstError(p.json(map[string]any{"rotated": rotated, "failed": failed, "new_kid": res.NewKID}), verdict)
+		return firstError(p.json(answer), verdict)
 	}
-	if len(failed) > 0 {
+	changed := false
+	var cause error
+	for _, one := range res.Copies {
+		changed = changed || one.Outcome == flowfabric.RotateRotated
+		cause = firstError(cause, one.Err)
+	}
+	if verdict != nil {
 		fmt.Fprintf(c.err, "flowfabric: %s could not be changed, partition %d first: %s; repeat with the same key and secret, or after --generated rotate to another key\n",
-			plural(len(failed), "copy of the keys", "copies of the keys"), failed[0], errorLine(cause))
+			plural(len(answer.Failed), "copy of the keys", "copies of the keys"), answer.Failed[0], errorLine(cause))
 	}
 	text := p.good(clean(res.NewKID)) + " makes the tokens now"
-	if changed == 0 {
+	if !changed {
 		text = clean(res.NewKID) + " is the current key already"
 	}
 	return firstError(p.line("%s", text), verdict)

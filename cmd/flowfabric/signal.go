@@ -164,25 +164,15 @@ func parseWaitpoint(execution, waitpoint string) (flowfabric.ExecutionID, flowfa
 
 // delivery is what became of a signal, as programs get it.
 type delivery struct {
-	Outcome          flowfabric.DeliverOutcome `json:"outcome"`
-	SignalID         flowfabric.SignalID       `json:"signal_id,omitempty"`
-	ExistingSignalID flowfabric.SignalID       `json:"existing_signal_id,omitempty"`
-	Effect           flowfabric.SignalEffect   `json:"effect"`
-	// RequiresConfirmation: the signal acts only if the worker suspends yet.
-	RequiresConfirmation bool                   `json:"requires_confirmation,omitempty"`
-	ExecutionID          flowfabric.ExecutionID `json:"execution_id"`
-	WaitpointID          flowfabric.WaitpointID `json:"waitpoint_id"`
+	wire.SignalResponse
+	ExecutionID flowfabric.ExecutionID `json:"execution_id"`
+	WaitpointID flowfabric.WaitpointID `json:"waitpoint_id"`
 }
 
 func (c *cli) printDelivery(id flowfabric.ExecutionID, waitpoint flowfabric.WaitpointID, res flowfabric.DeliverSignalResult) error {
 	p := c.printer()
 	if p.wantsJSON() {
-		d := delivery{Outcome: res.Outcome, SignalID: res.SignalID, Effect: res.Effect,
-			RequiresConfirmation: res.RequiresConfirmation, ExecutionID: id, WaitpointID: waitpoint}
-		if res.Outcome == flowfabric.DeliverDuplicate {
-			d.SignalID, d.ExistingSignalID = "", res.SignalID
-		}
-		return p.json(d)
+		return p.json(delivery{wire.NewSignalResponse(res), id, waitpoint})
 	}
 	text := p.effect(res.Effect)
 	if res.Outcome == flowfabric.DeliverDuplicate {

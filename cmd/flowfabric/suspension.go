@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/wire"
 	"github.com/spf13/cobra"
 )
 
@@ -33,7 +34,7 @@ func (p *printer) waitSentence(x *flowfabric.Suspension) string {
 	}
 	text += " " + awaited(x)
 	if x.TimeoutAt != 0 {
-		text += "; " + p.timeoutText(x)
+		text += "; timeout " + p.timeoutText(x)
 	}
 	return text
 }
@@ -43,7 +44,7 @@ func (p *printer) timeoutText(x *flowfabric.Suspension) string {
 	if x.TimeoutAt == 0 {
 		return ""
 	}
-	return fmt.Sprintf("timeout %s: %s", p.when(x.TimeoutAt), x.TimeoutBehavior)
+	return fmt.Sprintf("%s: %s", p.when(x.TimeoutAt), x.TimeoutBehavior)
 }
 
 func (c *cli) executionSuspensionCommand() *cobra.Command {
@@ -66,7 +67,7 @@ when it has never been suspended.`,
 			}
 			p := c.printer()
 			if p.wantsJSON() {
-				return p.json(x)
+				return p.json(wire.NewSuspension(*x))
 			}
 			return p.printSuspension(x)
 		}),
@@ -74,9 +75,9 @@ when it has never been suspended.`,
 }
 
 func (p *printer) printSuspension(x *flowfabric.Suspension) error {
-	state := p.warn("open")
+	state, awaits := p.warn("open"), "awaits"
 	if x.ClosedAt != 0 {
-		state = "closed: " + string(x.CloseReason)
+		state, awaits = "closed: "+string(x.CloseReason), "awaited"
 	}
 	received := ""
 	if x.SignalCount > 0 {
@@ -87,7 +88,7 @@ func (p *printer) printSuspension(x *flowfabric.Suspension) error {
 		{"suspension", string(x.SuspensionID)},
 		{"state", state},
 		{"reason", fmt.Sprintf("%s, asked for by the %s", x.ReasonCode, x.RequestedBy)},
-		{"awaits", awaited(x)},
+		{awaits, awaited(x)},
 		{"attempt", indexText(&x.AttemptIndex)},
 		{"suspended", p.instant(x.CreatedAt)},
 		{"timeout", p.instant(x.TimeoutAt)},
@@ -139,7 +140,10 @@ delay its suspension asks for, which --delay overrides.`,
 				}
 				p := c.printer()
 				if p.wantsJSON() {
-					return p.json(map[string]any{"outcome": "resumed", "execution_id": id, "public_state": res.PublicState})
+					return p.json(struct {
+						ExecutionID flowfabric.ExecutionID `json:"execution_id"`
+						wire.ResumeResponse
+					}{id, wire.NewResumeResponse(res)})
 				}
 				return p.line("%s  %s", id, p.state(res.PublicState))
 			})(cmd, args)

@@ -10,6 +10,9 @@ import (
 	"github.com/flowfabric/flowfabric/internal/valkeytest"
 )
 
+// valkeyEnviron is what a server on a shared store must be given.
+func valkeyEnviron() []string { return []string{"FF_WAITPOINT_HMAC_SECRET=" + testSecret} }
+
 // A server on Valkey from its start to its end, with the commands that open the
 // store directly beside it.
 func TestServeOnValkey(t *testing.T) {
@@ -25,7 +28,7 @@ func TestServeOnValkey(t *testing.T) {
 		t.Errorf("a command has written %v keys", n)
 	}
 
-	s := start(t, dir, nil, "--backend", url, "--lanes", "a,b")
+	s := start(t, dir, valkeyEnviron(), "--backend", url, "--lanes", "a,b")
 	if r := s.run("submit", "greet", "--lane", "a", "--payload", `{"name":"Ann"}`); r.code != exitOK {
 		t.Fatalf("submit: %+v", r)
 	}
@@ -52,13 +55,34 @@ func TestServeOnValkey(t *testing.T) {
 	for _, f := range report.Findings {
 		seen[f.Check] = f.Verdict
 	}
-	for _, check := range []string{"store version", "eviction", "encodings", "library", "deployment", "clocks", "partitions"} {
+	for _, check := range []string{"store version", "eviction", "encodings", "library", "deployment", "clocks", "partitions", "waitpoint key"} {
 		if seen[check] != verdictOK {
 			t.Errorf("doctor: %s is %q", check, seen[check])
 		}
 	}
 
-	second := start(t, dir, nil, "--backend", url)
+	// Waits over the server and beside it: every way sees the same.
+	w := s.suspend()
+	beside := func(input string, args ...string) result {
+		return runWith(t.Context(), nil, input, append(args, "--backend", url)...)
+	}
+	for _, r := range []result{s.run("waitpoint", "list"), beside("", "waitpoint", "list")} {
+		contains(t, r.out, w.id, "go")
+	}
+	contains(t, beside("", "secret", "status").out, "k1", "makes and verifies")
+	if r := beside("", "waitpoint", "token", w.id, w.waitpoint()); r.out != w.waitpoints[0].Token.Reveal()+"\n" {
+		t.Errorf("token: exit code %d, %s", r.code, r.err)
+	}
+	if r := beside(w.waitpoints[0].Token.Reveal(), "signal", w.id, w.waitpoint(), "--name", "go", "--waitpoint-token-file", "-"); r.code != exitOK {
+		t.Errorf("signal: %+v", r)
+	}
+	contains(t, s.run("execution", "signals", w.id).out, "resume_condition_satisfied")
+	w = s.suspend()
+	if r := beside("", "execution", "resume", w.id); r.code != exitOK {
+		t.Errorf("resume: %+v", r)
+	}
+
+	second := start(t, dir, valkeyEnviron(), "--backend", url)
 	if n := srv.Must("ZCARD", "ff:idx:servers"); n != int64(2) {
 		t.Errorf("%v servers are registered", n)
 	}
@@ -73,7 +97,7 @@ func TestServeOnValkey(t *testing.T) {
 // and makes nothing anew.
 func TestServeOnWipedValkey(t *testing.T) {
 	srv := valkeytest.Take(t)
-	s := start(t, t.TempDir(), nil, "--backend", "valkey://"+srv.Addr())
+	s := start(t, t.TempDir(), valkeyEnviron(), "--backend", "valkey://"+srv.Addr())
 	srv.Must("FLUSHALL")
 	s.await("the store was replaced")
 	res, err := http.Get(s.url + "/readyz")
@@ -105,7 +129,7 @@ func TestServeOnWrongValkey(t *testing.T) {
 		{[]string{"--backend", "valkey://u:hunter2@" + srv.Addr()}, "store_fault"},
 	} {
 		begun := time.Now()
-		r := execute(t, dir, nil, append([]string{"serve", "--listen-addr", "127.0.0.1:0"}, c.args...)...)
+		r := execute(t, dir, valkeyEnviron(), append([]string{"serve", "--listen-addr", "127.0.0.1:0"}, c.args...)...)
 		if r.code == exitOK || !strings.Contains(r.err, c.want) || strings.Contains(r.err, "hunter2") {
 			t.Errorf("%v: %+v", c.args, r)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,9 +25,11 @@ type desk struct {
 	b flowfabric.Backend
 	// do runs a command line with something on standard input; asks tells that a
 	// person sits there.
-	do    func(asks bool, input string, args ...string) result
-	lanes int
+	do func(asks bool, input string, args ...string) result
 }
+
+// lanesUsed numbers the lanes of these tests.
+var lanesUsed atomic.Int64
 
 // modelBackend is the model with an engine beside it.
 type modelBackend struct {
@@ -115,8 +118,7 @@ func (d *desk) json(v any, args ...string) {
 // claim claims a fresh execution, in a lane of its own.
 func (d *desk) claim() flowfabric.ClaimedExecution {
 	d.t.Helper()
-	d.lanes++
-	lane := flowfabric.LaneID(fmt.Sprintf("review-%d", d.lanes))
+	lane := flowfabric.LaneID(fmt.Sprintf("review-%d", lanesUsed.Add(1)))
 	created, err := flowfabric.CreateExecution(d.t.Context(), d.b, flowfabric.CreateExecutionArgs{
 		Namespace: "default", LaneID: lane, Kind: "k", CreatorIdentity: "t"})
 	if err != nil {
@@ -184,7 +186,7 @@ func TestWhatAnExecutionWaitsFor(t *testing.T) {
 		list := d.ok("waitpoint", "list", w.id)
 		contains(t, list.out, w.waitpoint(), "active", "review", "approved or rejected", "any signal", token.KID())
 		get := d.ok("execution", "get", w.id)
-		contains(t, get.out, "suspended", "awaits", "approved or rejected on review", "2 different senders: any signal from a operator on quorum", "escalate")
+		contains(t, get.out, "suspended", "awaits", "approved or rejected on review", "2 different senders: any signal from operator on quorum", "escalate")
 		contains(t, d.ok("execution", "explain", w.id).out, "it is suspended (waiting_for_approval, now): waitpoint "+w.waitpoint()+" (and 1 more) awaits",
 			"waitpoint approve '"+w.id+"'", "execution resume '"+w.id+"'")
 
@@ -309,7 +311,7 @@ func TestChoosing(t *testing.T) {
 
 		r := d.exits(exitUsage, "waitpoint", "approve")
 		contains(t, r.out, one, two)
-		contains(t, r.err, "which of 2 suspended executions")
+		contains(t, r.err, "nobody is at a terminal")
 		contains(t, d.exits(exitUsage, "waitpoint", "approve", two).err, "WAITPOINT is missing", "left", "right")
 		if d.state(one) != flowfabric.PublicSuspended {
 			t.Fatal("a decision was made for nobody")
@@ -511,6 +513,30 @@ func TestWaitUsage(t *testing.T) {
 			{"execution", "resume", absent}, {"execution", "suspension", absent}, {"execution", "suspension", string(d.claim().ExecutionID)},
 		} {
 			d.exits(exitNotFound, args...)
+		}
+	})
+}
+
+// TestExplanationForPrograms: explain gives programs the suspension with its
+// condition as it was given.
+func TestExplanationForPrograms(t *testing.T) {
+	atDesks(t, func(t *testing.T, d *desk) {
+		w := d.suspend(flowfabric.TimeoutOnly(), func(a *flowfabric.SuspendArgs) { a.TimeoutMs = new(int64(60_000)) })
+		var e struct {
+			Summary    string   `json:"summary"`
+			Advice     []string `json:"advice"`
+			Suspension struct {
+				Condition json.RawMessage           `json:"resume_condition"`
+				Waitpoint []flowfabric.WaitpointRef `json:"waitpoints"`
+			} `json:"suspension"`
+		}
+		d.json(&e, "execution", "explain", w.id)
+		contains(t, e.Summary, "waitpoint "+w.waitpoint()+" awaits its timeout; timeout in", ": fail")
+		if c, err := flowfabric.ParseResumeCondition(e.Suspension.Condition); err != nil || c.Kind != flowfabric.ConditionTimeoutOnly || len(e.Suspension.Waitpoint) != 1 {
+			t.Errorf("suspension: %+v, %v", e.Suspension, err)
+		}
+		if len(e.Advice) != 2 || strings.Contains(strings.Join(e.Advice, " "), "approve") {
+			t.Errorf("no approval ends this wait: %v", e.Advice)
 		}
 	})
 }

@@ -206,7 +206,7 @@ its audit log. Exits 3 when there is no such waitpoint, or it is closed.`,
 					return flowfabric.NewError(flowfabric.CodeWaitpointNotFound, "execution %s has no open waitpoint %s", id, waitpoint)
 				}
 				if p := c.printer(); p.wantsJSON() {
-					return p.json(map[string]string{"token": token.Reveal()})
+					return p.json(wire.NewTokenResponse(token))
 				}
 				_, err = fmt.Fprintln(c.out, token.Reveal())
 				return err

@@ -65,7 +65,7 @@ func (c *Config) FindSecret() (Secret, error) {
 	path := filepath.Join(c.DataDir, SecretFile)
 	refuse := func(format string, args ...any) (Secret, error) {
 		return Secret{}, &Refusal{Variable: path, Reason: fmt.Sprintf(format, args...) +
-			"; restore it from a backup, or give the secret with FF_WAITPOINT_HMAC_SECRET_FILE (a new secret voids every outstanding token)"}
+			"; restore it from a backup, or remove it: a store that holds keys goes on with them"}
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

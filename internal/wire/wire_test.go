@@ -41,6 +41,9 @@ func (f *filler) fill(v reflect.Value) {
 	case reflect.TypeFor[json.RawMessage]():
 		v.SetBytes([]byte(`{"max_replay_count":` + strconv.FormatInt(f.n, 10) + `}`))
 		return
+	case reflect.TypeFor[flowfabric.ResumeCondition]():
+		v.Set(reflect.ValueOf(flowfabric.Single("v"+strconv.FormatInt(f.n, 10), flowfabric.AnySignal())))
+		return
 	case reflect.TypeFor[flowfabric.ClaimKind]():
 		v.SetString(string(flowfabric.ClaimReclaim))
 		return
@@ -330,6 +333,7 @@ func TestResultsRoundTrip(t *testing.T) {
 	event := full[flowfabric.Event]()
 	event.EventID, event.Partition, event.Seq, event.Cursor, event.Feed = "3-9", 3, 9, "", flowfabric.FeedLeases
 	event.Outcome, event.PublicState, event.ReplayCount, event.Cause, event.FailureCategory, event.FailureReason, event.ResultSize = "", "", nil, "", "", "", nil
+	event.SignalID, event.SignalName, event.WaitpointID, event.SourceIdentity, event.Effect = "", "", "", "", ""
 	same(t, "lease event", event, answered(t, wire.NewLeaseEvent(event)).Event(), nil)
 	feed := full[flowfabric.ReadFeedResult]()
 	for i := range feed.Events {

@@ -142,7 +142,7 @@ func New(backend flowfabric.Backend, opt Options) (*API, error) {
 	}
 	a.backend = measure(backend, a.metrics)
 	a.limiter = newLimiter(opt.RateLimit)
-	a.callers, a.targets = newLimiter(callbackRate(opt.CallbackRate)), newLimiter(float64(CallbacksPerWaitpoint)/60)
+	a.callers, a.targets = newLimiter(callbackRate(opt.CallbackRate)), newLimiterPer(time.Minute, CallbacksPerWaitpoint)
 	a.waits = newPool("waits", opt.Waits, DefaultWaits)
 	a.subscriptions = newPool("feed_subscriptions", opt.FeedSubscriptions, DefaultFeedSubscriptions)
 	a.streamOps = newPool("stream_ops", opt.StreamOps, DefaultStreamOps)

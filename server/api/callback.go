@@ -36,8 +36,11 @@ func callbackRoutes() []*route {
 }
 
 // callbackListener is all that the separate listener for callbacks serves.
-func callbackListener() []*route {
-	table := callbackRoutes()
+func (a *API) callbackListener() []*route {
+	var table []*route
+	if !a.opt.DisableCallbacks {
+		table = callbackRoutes()
+	}
 	for _, rt := range probeRoutes() {
 		if rt.pattern == wire.RouteLivez {
 			table = append(table, rt)

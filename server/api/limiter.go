@@ -85,8 +85,8 @@ func (f *failures) forget(now time.Time) {
 	}
 }
 
-// limiter is a token bucket per key: rate requests a second, bursts of twice
-// that.
+// limiter is a token bucket per key: so many requests a second, and bursts of
+// twice what comes in the time the rate is meant for.
 type limiter struct {
 	rate  float64
 	burst float64
@@ -100,12 +100,18 @@ type bucket struct {
 	at     time.Time
 }
 
-// newLimiter returns nil, which admits everything, when rate is not positive.
+// newLimiter returns a limiter of rate requests per second, with bursts of twice
+// that. It is nil, which admits everything, when rate is not positive.
 func newLimiter(rate float64) *limiter {
-	if rate <= 0 {
+	return newLimiterPer(time.Second, rate)
+}
+
+// newLimiterPer is newLimiter for n requests in a time other than a second.
+func newLimiterPer(d time.Duration, n float64) *limiter {
+	if n <= 0 {
 		return nil
 	}
-	return &limiter{rate: rate, burst: max(1, 2*rate), buckets: make(map[string]*bucket)}
+	return &limiter{rate: n / d.Seconds(), burst: max(1, 2*n), buckets: make(map[string]*bucket)}
 }
 
 // allow takes one token of the key's bucket. When there is none it returns how

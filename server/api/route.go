@@ -94,9 +94,7 @@ func (a *API) mount() error {
 		a.table = append(a.table, rt)
 	}
 	a.routing = newRouting(a.table)
-	if !a.opt.DisableCallbacks {
-		a.callbacks = newRouting(callbackListener())
-	}
+	a.callbacks = newRouting(a.callbackListener())
 	return nil
 }
 

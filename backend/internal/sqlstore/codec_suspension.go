@@ -113,7 +113,7 @@ func (d *decoder) nodes(field string) [][]string {
 func decodeSuspension(op string, id flowfabric.ExecutionID, rec []byte) (*rules.Suspension, error) {
 	d := decoder{b: rec, op: op}
 	x := &rules.Suspension{}
-	x.ExecutionID = id
+	x.ExecutionID, x.Waitpoints = id, []flowfabric.WaitpointRef{}
 	closes, consumes := true, true
 	x.ResumePolicy = flowfabric.ResumePolicy{ResumeTarget: flowfabric.ResumeTargetRunnable, CloseWaitpointOnResume: &closes, ConsumeMatchedSignals: &consumes}
 	for tag, ok := d.next(); ok; tag, ok = d.next() {

@@ -257,7 +257,7 @@ local function take(r, kind, c, at)
   if kind == 's' then
     local left = string.match(f.pz or '', '^.:%d+:(%-?%d+)$')
     put(r, 'rs', S(at))
-    drop(r, 'pz', 'attempt_due')
+    drop(r, 'pz', 'sid', 'attempt_due')
     if left then
       put(r, 'attempt_due', S(math.max(1, at + left)))
     end

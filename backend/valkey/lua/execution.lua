@@ -327,16 +327,6 @@ redis.register_function('ff_cancel_execution', function(keys, a)
   return { 'c', phase_of(previous), 'cancelled', '0', a[7], get(r, 'cancelled_by') }
 end)
 
--- pause_attempt stops the running attempt and saves the time it has left.
-local function pause_attempt(r, kind, at)
-  local left = ''
-  if r.f.attempt_due then
-    local ms = tonumber(r.f.attempt_due) - at
-    left = ms < 0 and '-' .. S(-ms) or S(ms)
-  end
-  put(r, 'pz', kind .. ':' .. S(at) .. ':' .. left)
-end
-
 -- ff_delay_execution
 -- KEYS 1 routing key
 -- ARGV e, lease_id, epoch, attempt_id, attempt_index, source (l, o), delay_until,
@@ -379,6 +369,8 @@ local function ended_with(r)
   local ended = { at = tonumber(f.completed_at), override = string.sub(f.ae, 2, 2) == 'o' }
   if mark == 's' then
     ended.state = 'ended_success'
+  elseif mark == 't' then
+    ended.state = 'ended_cancelled'
   elseif mark == 'c' then
     ended.state, ended.reason, ended.category = 'ended_cancelled', 'cancelled: ' .. (get(r, 'cancellation_reason') or ''), 'cancelled'
   else
@@ -715,6 +707,9 @@ local function purge(r, at)
   end
   redis.call('UNLINK', exec_key(tag, e, 'def'), exec_key(tag, e, 'result'), exec_key(tag, e, 'tags'), exec_key(tag, e, 'text'),
     exec_key(tag, e, 'attempts'))
+  if flag(r, 'w') then
+    wait.purge(r)
+  end
   redis.call('DEL', exec_key(tag, e, 'core'))
   redis.call('ZREM', 'ff:idx:' .. tag .. ':due', e)
   return 'purged'

@@ -5,8 +5,9 @@
 local MS_DAY = 86400000
 local PRIORITY_STEP = 1000000000000
 
--- Whether the leases feed is written; set anew by every call, by enter.
-local leases_on = true
+-- Whether the feeds of leases and of signals are written; set anew by every call,
+-- by enter.
+local leases_on, signals_on = true, true
 
 -- now is the store's clock in milliseconds, as a number and as text. It stands
 -- still during a call. The text is cut out of what TIME gives: arithmetic on
@@ -77,15 +78,17 @@ local function refuse(code, ...)
 end
 
 -- enter takes the routing key 'ff:{fp:N}' and returns the tag '{fp:N}'. A key
--- that goes on behind the brace carries switches: 'l' leaves the leases feed out.
+-- that goes on behind the brace carries switches: 'l' leaves the leases feed out,
+-- 's' that of signals.
 local function enter(keys)
   local key = keys[1]
   if string.byte(key, -1) == 125 then
-    leases_on = true
+    leases_on, signals_on = true, true
     return string.sub(key, 4)
   end
   local tag, switches = string.match(key, '^ff:({[^}]*})(.*)$')
   leases_on = string.find(switches, 'l', 1, true) == nil
+  signals_on = string.find(switches, 's', 1, true) == nil
   return tag
 end
 

@@ -95,13 +95,15 @@ local function place(f)
     p.offered = not grant_open(f)
   elseif at == 'D' then
     due = N(f.delay_until)
+  elseif at == 'S' then
+    due = N(f.sto)
   elseif OUTCOME[at] then
     p.due = f.completed_at + retention(f)
     return p
   else
     p.blocked = BLOCKED[at]
   end
-  due = sooner(due, N(f.deadline))
+  due = sooner(sooner(due, N(f.deadline)), N(f.wpx))
   if grant_open(f) then
     local _, _, expires = grant_parts(f)
     due = sooner(due, expires)
@@ -224,19 +226,23 @@ local function requirement(r)
   return table.concat(routing.required_capabilities or {}, ',')
 end
 
--- definition returns the frozen policy as text and as a table.
+-- policy_of returns the frozen policy. One that lies near the beginning of the
+-- definition, as most do, comes with its header.
 local function policy_of(r)
   if r.policy then
     return r.policy
   end
   local key = exec_key(r.tag, r.e, 'def')
-  local head = redis.call('GETRANGE', key, 64, 127)
+  local head = redis.call('GETRANGE', key, 64, 575)
   local kind, creator, encoding, idem, size, at = string.match(head, '^(%d+) (%d+) (%d+) (%d+) (%d+)\n()')
   if not kind then
     return {}
   end
-  local from = 64 + (at - 1) + kind + creator + encoding + idem
-  local text = redis.call('GETRANGE', key, from, from + size - 1)
+  local from = (at - 1) + kind + creator + encoding + idem
+  local text = string.sub(head, from + 1, from + size)
+  if #text < tonumber(size) then
+    text = redis.call('GETRANGE', key, 64 + from, 64 + from + size - 1)
+  end
   r.policy = text == '{}' and {} or cjson.decode(text)
   return r.policy
 end
@@ -398,13 +404,16 @@ local function append(r)
   if not r.ev then
     return
   end
-  local leases
+  local grown = {}
   for i = 1, #r.ev, 2 do
     feed_event(r.tag, r.ev[i], r.ev[i + 1])
-    leases = leases or r.ev[i] == 'leases'
+    grown[r.ev[i]] = true
   end
-  if leases and not r.settled then
+  if grown.leases and not r.settled and not r.paused then
     redis.call('SPUBLISH', 'ff:feed:' .. r.tag, 'leases')
+  end
+  if grown.signals then
+    redis.call('SPUBLISH', 'ff:feed:' .. r.tag, 'signals')
   end
 end
 
@@ -456,8 +465,10 @@ local function save(r, at)
   end
   if r.settled then
     redis.call('SPUBLISH', 'ff:done:' .. r.tag, r.settled)
+  elseif r.paused then -- suspended: settled, though not ended
+    redis.call('SPUBLISH', 'ff:done:' .. r.tag, '\31' .. r.e)
   end
   -- The record may go through another step in the same call.
-  r.was, r.st0, r.br0, r.ch, r.tx, r.ev, r.settled = to, f.st, f.blocking_reason, {}, nil, nil, nil
+  r.was, r.st0, r.br0, r.ch, r.tx, r.ev, r.settled, r.paused = to, f.st, f.blocking_reason, {}, nil, nil, nil, nil
   return nil
 end

@@ -3,10 +3,10 @@
 -- failed attempt.
 
 -- shown_attempt is the attempt id as the record shows it: none while a new
--- attempt is pending.
+-- attempt is pending, and none where the execution ended before that one began.
 local function shown_attempt(r)
   local s = second(r)
-  if s == 't' or s == 'p' or N(r.f.attempts, 0) == 0 then
+  if s == 't' or s == 'p' or N(r.f.attempts, 0) == 0 or (OUTCOME[letter(r)] and not r.f.ae) then
     return ''
   end
   return r.f.aid or ''
@@ -110,6 +110,20 @@ local function live(r)
   return s == 'r' or s == 'i'
 end
 
+-- time_left is how long the attempt may still run, '' without a timeout.
+local function time_left(r, at)
+  if not r.f.attempt_due then
+    return ''
+  end
+  local ms = tonumber(r.f.attempt_due) - at
+  return ms < 0 and '-' .. S(-ms) or S(ms)
+end
+
+-- pause_attempt stops the running attempt and saves the time it has left.
+local function pause_attempt(r, kind, at)
+  put(r, 'pz', kind .. ':' .. S(at) .. ':' .. time_left(r, at))
+end
+
 local ATTEMPT_TYPE = { r = 'retry', c = 'reclaim', p = 'replay', b = 'fallback' }
 
 -- describe_attempt is the current attempt as JSON, without what Go derives from
@@ -159,11 +173,18 @@ local function archive(r, ended)
   set_flag(r, 'a')
 end
 
+-- wait is what the files of waitpoints, conditions and suspensions do for each other
+-- and for the rest: they are blocks of their own, for want of local names.
+local wait = {}
+
 -- commit is save together with what else a transition noted.
 local function commit(r, at)
   local broken = save(r, at)
   if broken then
     return broken
+  end
+  if r.waits then
+    wait.flush(r)
   end
   if r.arch then
     redis.call('HSET', exec_key(r.tag, r.e, 'attempts'), unpack(r.arch))
@@ -176,31 +197,42 @@ local function commit(r, at)
   return nil
 end
 
--- release gives the lease up, if one is shown: released event and receipt. The
--- state is the caller's to set. rest is what the receipt tells besides.
-local function release(r, op, source, reason, at, rest)
-  local f = r.f
+-- give_up ends the lease, if one is shown, without a receipt. It reports whether
+-- there was one. The state is the caller's to set.
+local function give_up(r, reason, at)
   owe(r, at)
   drop(r, 'attempt_due')
-  local where = letter(r)
-  if not OWNERSHIP[where] then
-    return
+  if not OWNERSHIP[letter(r)] then
+    return false
   end
   lease_event(r, 'released', at, reason)
-  put(r, 'le', op .. ':' .. source .. ':' .. f.epoch .. ':' .. (rest or ''))
-  drop(r, 'le_l', 'le_a', 'pl')
+  drop(r, 'pl')
+  return true
+end
+
+-- release is give_up with a receipt. rest is what the receipt tells besides.
+local function release(r, op, source, reason, at, rest)
+  if not give_up(r, reason, at) then
+    return
+  end
+  put(r, 'le', op .. ':' .. source .. ':' .. r.f.epoch .. ':' .. (rest or ''))
+  drop(r, 'le_l', 'le_a')
 end
 
 -- finish_execution makes the execution terminal, once attempt and lease are dealt
 -- with. attempt_end is the mark of an attempt that ended with it, nil when none
--- was running or paused.
-local function finish_execution(r, outcome, cause, at, attempt_end, size)
+-- was running or paused; waits the reason with which an open suspension closes,
+-- absent where the outcome decides it.
+local function finish_execution(r, outcome, cause, at, attempt_end, size, waits)
   local f = r.f
   drop_grant(r, at)
   owe(r, at)
+  if flag(r, 'w') then
+    wait.finish(r, waits or (outcome == 'e' and 'deadline_expired' or 'cancelled'), at)
+  end
   if attempt_end then
     put(r, 'ae', attempt_end)
-    drop(r, 'pz')
+    drop(r, 'pz', 'sid')
   end
   local s = second(r)
   if N(f.attempts, 0) > 0 then

@@ -26,6 +26,10 @@ local function run_due(r, at, draw)
     expire_attempt(r, at, draw)
     return 'attempt_timeout'
   end
+  if where == 'S' and f.sto and tonumber(f.sto) <= at then
+    wait.expire_suspension(r, at)
+    return 'suspension_timeout'
+  end
   if overdue(r, at) then
     mark_lapsed(r, at)
     return 'lease_expiry'
@@ -52,6 +56,9 @@ local function run_due(r, at, draw)
   if where == 'D' and tonumber(f.delay_until) <= at then
     promote_delayed(r, at)
     return 'delayed_promotion'
+  end
+  if f.wpx and tonumber(f.wpx) <= at and wait.expire_waitpoints(r, at) then
+    return 'waitpoint_expiry'
   end
   return nil
 end
