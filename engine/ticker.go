@@ -41,7 +41,8 @@ const (
 )
 
 // tickDuties are the duties that hang on the tick.
-var tickDuties = []string{"lease_expiry", "grant_lapse", "delayed_promotion", "attempt_timeout", "execution_deadline", "retention"}
+var tickDuties = []string{"lease_expiry", "grant_lapse", "delayed_promotion", "attempt_timeout", "execution_deadline",
+	"suspension_timeout", "waitpoint_expiry", "retention"}
 
 // maxBatches bounds the batches of one cycle. (Specification 01, section 9.)
 const maxBatches = 20

@@ -238,3 +238,26 @@ func TestSpec08_S35_Waits(t *testing.T) {
 		t.Errorf("only %d calls were compared: %v", len(logs[0]), logs[0])
 	}
 }
+
+// TestLargestSuspend: what the limits of a suspend allow fits the body of its
+// route, whatever the texts are made of.
+func TestLargestSuspend(t *testing.T) {
+	store, err := sqlite.Open(t.Context(), sqlite.Config{Clock: backendtest.NewClock(), NoEngine: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	w := &waiter{t: t, name: "remote", b: serve(t, store)}
+	id, fence := w.claim("")
+	args := flowfabric.SuspendArgs{ExecutionID: id, Fence: fence, ReasonCode: flowfabric.SuspendManualPause,
+		ContinuationMetadataPointer: strings.Repeat("\x01", flowfabric.MaxContinuationBytes), IdempotencyKey: strings.Repeat("<", flowfabric.MaxSuspendIdempotencyBytes)}
+	keys := make([]string, flowfabric.MaxWaitpointsPerSuspend)
+	for i := range keys {
+		keys[i] = strings.Repeat("<", 50+i)
+		args.Waitpoints = append(args.Waitpoints, flowfabric.WaitpointBinding{WaitpointKey: keys[i]})
+	}
+	args.ResumeCondition = flowfabric.Count(64, flowfabric.DistinctWaitpoints, nil, keys...)
+	if r, err := w.b.Suspend(t.Context(), args); err != nil || len(r.Waitpoints) != len(keys) {
+		t.Errorf("%d waitpoints, %v", len(r.Waitpoints), err)
+	}
+}

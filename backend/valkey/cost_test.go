@@ -96,7 +96,7 @@ func TestScenario32Commands(t *testing.T) {
 			_, err := p.FailExecution(t.Context(), flowfabric.FailExecutionArgs{ExecutionID: tasks[0].ExecutionID, Fence: tasks[0].Fence, Reason: "r", Category: "permanent"})
 			p.ok(err)
 			tasks = tasks[1:]
-		}, "fcall 1, getrange 2, hdel 1, hgetall 1, hset 1, spublish 1, time 1, xadd 2, zadd 1"},
+		}, "fcall 1, getrange 1, hdel 1, hgetall 1, hset 1, spublish 1, time 1, xadd 2, zadd 1"},
 		{"describe, active", func() { _, err := p.DescribeExecution(t.Context(), tasks[0].ExecutionID); p.ok(err) }, "fcall_ro 1, getrange 1, hgetall 1, hmget 1, time 1"},
 		{"state", func() { _, err := p.GetExecutionState(t.Context(), tasks[0].ExecutionID); p.ok(err) }, "hmget 1"},
 		{"revoke", func() {
@@ -110,7 +110,7 @@ func TestScenario32Commands(t *testing.T) {
 		{"replay", func() {
 			_, err := p.ReplayExecution(t.Context(), flowfabric.ReplayExecutionArgs{ExecutionID: tasks[0].ExecutionID})
 			p.ok(err)
-		}, "del 1, fcall 1, getrange 2, hdel 1, hexists 1, hgetall 1, hset 2, time 1, unlink 1, zadd 2"},
+		}, "del 1, fcall 1, getrange 1, hdel 1, hexists 1, hgetall 1, hset 2, time 1, unlink 1, zadd 2"},
 		{"grant", func() {
 			got, err := p.ClaimForWorker(t.Context(), flowfabric.ClaimForWorkerArgs{WorkerID: "worker-1", WorkerInstanceID: "worker-1-7f3a9c", Lanes: []flowfabric.LaneID{partyLane}, GrantTTLMs: 60_000})
 			p.ok(err)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	vk "github.com/valkey-io/valkey-go"
+
 	"github.com/flowfabric/flowfabric"
 )
 
@@ -349,6 +351,7 @@ func (e *examiner) deployment(ctx context.Context) {
 		e.failed("deployment", err, "restore "+keyConfig+" from a backup; it must not be edited")
 		return
 	}
+	defer e.secrets(ctx)
 	detail := "made " + stored["created_at"]
 	if ms, err := strconv.ParseInt(stored["created_at"], 10, 64); err == nil {
 		detail = "made " + time.UnixMilli(ms).UTC().Format(time.RFC3339)
@@ -362,6 +365,37 @@ func (e *examiner) deployment(ctx context.Context) {
 		detail += fmt.Sprintf("; live servers: %d", n)
 	}
 	e.add("deployment", VerdictOK, detail, "")
+}
+
+// secrets compares the copies of the key ring of the waitpoint tokens.
+func (e *examiner) secrets(ctx context.Context) {
+	const check = "waitpoint secrets"
+	cmds := make([]vk.Completed, len(e.s.tags))
+	for i, tag := range e.s.tags {
+		cmds[i] = e.s.b.Hget().Key(ringKey(tag)).Field("current_kid").Build()
+	}
+	kids, missing := make(map[string]int), 0
+	for _, got := range e.s.plain(ctx, cmds...) {
+		if got.err != nil {
+			e.failed(check, got.err, "")
+			return
+		}
+		kid, err := got.msg.ToString()
+		if err != nil || kid == "" {
+			missing++
+			continue
+		}
+		kids[kid]++
+	}
+	switch {
+	case missing > 0:
+		e.add(check, VerdictWarn, fmt.Sprintf("%d of %d partitions have no key: no waitpoint can be made there", missing, len(cmds)),
+			"a server installs the key of its configuration at its start")
+	case len(kids) > 1:
+		e.add(check, VerdictWarn, fmt.Sprintf("the partitions have %d different current keys", len(kids)), "repeat the last rotation: it goes on where it broke off")
+	default:
+		e.add(check, VerdictOK, "every partition has the same current key", "")
+	}
 }
 
 // latest is the time of the primary that is furthest ahead.

@@ -39,7 +39,14 @@ func TestExamine(t *testing.T) {
 		t.Errorf("%v keys were written", n)
 	}
 	s := openTest(t, cfg)
-	wantVerdicts(t, verdicts(t, Examine(t.Context(), cfg)), map[string]Verdict{"library": VerdictOK, "deployment": VerdictOK})
+	wantVerdicts(t, verdicts(t, Examine(t.Context(), cfg)), map[string]Verdict{"library": VerdictOK, "deployment": VerdictOK,
+		"waitpoint secrets": VerdictWarn})
+	if _, err := s.SeedWaitpointSecret(t.Context(), testKID, testSecret); err != nil {
+		t.Fatal(err)
+	}
+	wantVerdicts(t, verdicts(t, Examine(t.Context(), cfg)), map[string]Verdict{"waitpoint secrets": VerdictOK})
+	srv.Must("HSET", "ff:sec:{fp:3}:waitpoint_hmac", "current_kid", "k2")
+	wantVerdicts(t, verdicts(t, Examine(t.Context(), cfg)), map[string]Verdict{"waitpoint secrets": VerdictWarn})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ const libraryABI = 1
 // sharedLua are the files whose local names all others see, in this order.
 // Every other file is a block of its own, which keeps the library below Lua's
 // limit of 200 local names.
-var sharedLua = []string{"helpers.lua", "record.lua", "release.lua", "waitpoint.lua", "condition.lua", "execution.lua", "lease.lua", "claim.lua", "upkeep.lua", "scheduler.lua"}
+var sharedLua = []string{"helpers.lua", "record.lua", "release.lua", "execution.lua", "lease.lua", "claim.lua", "upkeep.lua", "scheduler.lua"}
 
 // testClockMark is the line of helpers.lua, right behind the function now, that
 // makes room for testClockLua.

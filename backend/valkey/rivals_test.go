@@ -111,7 +111,7 @@ func TestShareOfADeadServerIsServed(t *testing.T) {
 // write has any effect, and all of them work again when there is room.
 func TestEveryOperationMeetsAFullStore(t *testing.T) {
 	r := newLossRigOn(t, valkeytest.Start(t, valkeytest.Options{}))
-	for _, op := range lostOps() {
+	for _, op := range append(lostOps(), lostWaitOps()...) {
 		t.Run(op.name, func(t *testing.T) {
 			r.t = t
 			calm, x := r.run(), r.run()

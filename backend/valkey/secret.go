@@ -50,6 +50,9 @@ func (r *rings) forget() {
 	clear(r.of)
 }
 
+// ringKey is the name of the copy of the ring beside a partition.
+func ringKey(tag string) string { return "ff:sec:" + tag + ":waitpoint_hmac" }
+
 // ring returns the copy beside a partition: as remembered, unless anew is set.
 // remembered tells that it may be out of date. Nobody writes to a ring.
 func (s *Store) ring(ctx context.Context, part uint16, anew bool) (ring rules.KeyRing, remembered bool, err error) {
@@ -58,7 +61,7 @@ func (s *Store) ring(ctx context.Context, part uint16, anew bool) (ring rules.Ke
 			return ring, true, nil
 		}
 	}
-	got := s.plain(ctx, s.b.Hgetall().Key("ff:sec:"+s.tag(part)+":waitpoint_hmac").Build())[0]
+	got := s.plain(ctx, s.b.Hgetall().Key(ringKey(s.tag(part))).Build())[0]
 	if got.err != nil {
 		return ring, false, got.err
 	}

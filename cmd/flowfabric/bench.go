@@ -87,6 +87,9 @@ func runBench(cmd *cobra.Command, o benchOptions) (err error) {
 	o.config.Open = func(ctx context.Context) (flowfabric.Backend, error) {
 		b, err := openTarget(ctx, t)
 		opened = b
+		if err == nil && t.place.Kind == config.PlaceValkey && o.config.Scenario == "suspend" {
+			err = seedForBench(ctx, b, t)
+		}
 		return b, explainUnreachable(err, t)
 	}
 	switch t.place.Kind {
@@ -116,6 +119,23 @@ func runBench(cmd *cobra.Command, o benchOptions) (err error) {
 		return enc.Encode(report)
 	}
 	return printBench(cmd.OutOrStdout(), report)
+}
+
+// seedForBench gives a shared store without a waitpoint key the configured one,
+// as a server does. It never makes one up: the store's servers would find it.
+func seedForBench(ctx context.Context, b flowfabric.Backend, t target) error {
+	kids, err := b.ListWaitpointKIDs(ctx)
+	if err != nil || kids.CurrentKID != "" {
+		return err
+	}
+	store, ok := b.(interface {
+		SeedWaitpointSecret(ctx context.Context, kid, secretHex string) (flowfabric.SeedWaitpointSecretResult, error)
+	})
+	if !ok || t.secret.Hex == "" {
+		return usagef("the store has no waitpoint key; give one with FF_WAITPOINT_HMAC_SECRET (openssl rand -hex 32), or start a server on it")
+	}
+	_, err = store.SeedWaitpointSecret(ctx, t.kid, t.secret.Hex)
+	return err
 }
 
 // flagText is the value of a flag of this command or its parents.

@@ -119,7 +119,11 @@ func valkeyTarget(place config.Place, text string, environ []string) (target, er
 	}
 	cfg.Role, cfg.Lanes, cfg.Feeds = valkey.RoleWorker, nil, nil
 	cfg.ConnectWait, cfg.BootWait = valkeyPatience, serverPatience
-	return target{place: place, valkey: cfg}, nil
+	t := target{place: place, valkey: cfg, kid: loaded.WaitpointKID}
+	if loaded.WaitpointSecret != "" {
+		t.secret = config.Secret{Hex: loaded.WaitpointSecret, Origin: config.SecretConfigured}
+	}
+	return t, nil
 }
 
 func (c *cli) remoteTarget(base string) (target, error) {

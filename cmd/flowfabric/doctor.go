@@ -272,7 +272,7 @@ func (d *doctor) checkSecret() {
 	case err != nil:
 		d.add("secret", verdictFail, errorLine(err), "")
 	case s.Origin == config.SecretNone:
-		d.add("secret", verdictOK, "none yet; the first start makes one", "")
+		d.add("secret", verdictOK, "no file; the store's own keys hold", "")
 	default:
 		d.add("secret", verdictOK, "there, readable by its owner only", "")
 	}

@@ -164,6 +164,12 @@ func eventFacts(e flowfabric.Event) []string {
 	add("worker", string(e.WorkerInstanceID))
 	add("previous", string(e.PrevWorkerInstanceID))
 	add("by", e.RevokedBy)
+	add("signal", e.SignalName)
+	add("from", e.SourceIdentity)
+	if e.Kind != flowfabric.EventDeduped { // there the kind says it all
+		add("effect", string(e.Effect))
+	}
+	add("waitpoint", string(e.WaitpointID))
 	if e.ResultSize != nil {
 		facts = append(facts, "result="+sizeOf(*e.ResultSize))
 	}

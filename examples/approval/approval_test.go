@@ -86,27 +86,32 @@ func (a *asked) decide(command, person string) {
 	}
 }
 
-// wait waits until the deployment has ended, or waits.
-func (a *asked) wait(until flowfabric.WaitUntil) flowfabric.WaitExecutionResult {
+// ended waits until the deployment has ended.
+func (a *asked) ended() flowfabric.WaitExecutionResult {
+	return a.await((*flowfabric.Client).Wait)
+}
+
+// settled waits until it has ended, or waits for a decision.
+func (a *asked) settled() flowfabric.WaitExecutionResult {
+	return a.await((*flowfabric.Client).WaitSettled)
+}
+
+func (a *asked) await(wait func(*flowfabric.Client, context.Context, flowfabric.ExecutionID) (flowfabric.WaitExecutionResult, error)) flowfabric.WaitExecutionResult {
 	a.Helper()
 	ctx, cancel := context.WithTimeout(a.Context(), process.Patience)
 	defer cancel()
-	for {
-		r, err := a.backend.WaitExecution(ctx, flowfabric.WaitExecutionArgs{ExecutionID: a.id, WaitMs: 10_000, Until: until})
-		if err != nil {
-			a.Fatal(err)
-		}
-		if !r.TimedOut {
-			return r
-		}
+	r, err := wait(flowfabric.NewClient(a.backend), ctx, a.id)
+	if err != nil {
+		a.Fatal(err)
 	}
+	return r
 }
 
 // counted waits until the worker has counted the decisions and waits anew.
 func (a *asked) counted(signals int) {
 	a.Helper()
 	for limit := time.Now().Add(process.Patience); ; {
-		a.wait(flowfabric.UntilSettled)
+		a.settled()
 		list, err := a.backend.ListSignals(a.Context(), flowfabric.ListSignalsArgs{ExecutionID: a.id})
 		if err != nil {
 			a.Fatal(err)
@@ -140,7 +145,7 @@ func (s *site) page(want string, releases int) {
 // completed checks a deployment that is to end well.
 func (a *asked) completed(people ...string) {
 	a.Helper()
-	r := a.wait(flowfabric.UntilTerminal)
+	r := a.ended()
 	var d Deployed
 	_ = json.Unmarshal(r.Result, &d)
 	slices.Sort(d.ApprovedBy)
@@ -152,7 +157,7 @@ func (a *asked) completed(people ...string) {
 // cancelled checks a deployment that is not to happen.
 func (a *asked) cancelled(reason string) {
 	a.Helper()
-	a.wait(flowfabric.UntilTerminal)
+	a.ended()
 	if out, err := a.programs.Run(a, nil, "approval", "status", "-server", a.url, string(a.id)); err != nil || !strings.HasPrefix(out, "cancelled "+reason) {
 		a.Errorf("status %q (%v), want %q", out, err, reason)
 	}
@@ -183,7 +188,7 @@ func TestApproval(t *testing.T) {
 		s.page("one", 1)
 
 		third := s.submit("three", 2*time.Second)
-		third.wait(flowfabric.UntilSettled)
+		third.settled()
 		out, err := programs.Run(t, []string{"USER=alice"}, "sh", "-c", third.approve)
 		t.Logf("approved within two seconds, on most machines: %v %s", err, out)
 		third.cancelled("time is over: ")

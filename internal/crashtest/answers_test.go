@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ func TestLostAnswers(t *testing.T) {
 	direct := s.connect()
 	p := newProxy(t, s.addr, 3, allCuts)
 	scenes, each := scenarios(), 20
+	maps.Copy(scenes, waitScenarios())
 	began := time.Now()
 	if testing.Short() {
 		each = 3
@@ -68,6 +70,7 @@ type scene struct {
 	id    flowfabric.ExecutionID
 	lane  flowfabric.LaneID
 	fence flowfabric.Fence
+	seen  []flowfabric.SignalID // by the claim that resumed
 }
 
 const sceneWorker = flowfabric.WorkerInstanceID("scene-1")
@@ -200,7 +203,7 @@ func (x *scene) renew() {
 // complete completes, and once more with another result: the first one stands.
 func (x *scene) complete(attempt uint32) {
 	x.t.Helper()
-	result, err := json.Marshal(Result{Serial: x.serial, Instance: sceneWorker, Epoch: x.fence.LeaseEpoch, Attempt: attempt})
+	result, err := json.Marshal(Result{Serial: x.serial, Instance: sceneWorker, Epoch: x.fence.LeaseEpoch, Attempt: attempt, Signals: x.seen})
 	if err != nil {
 		x.errorf("%v", err)
 	}
@@ -409,14 +412,16 @@ func tasksWithLostAnswers(t *testing.T, s *station, j *journal, direct flowfabri
 	}
 	stop := make(chan struct{})
 	close(stop)
-	l := &load{t: t, journal: j, station: s, backend: direct, stop: stop, acts: []Act{ActComplete, ActRetry, ActDelay}, maxWork: 10, slow: n}
+	l := &load{t: t, journal: j, station: s, backend: direct, stop: stop, acts: []Act{ActComplete, ActRetry, ActDelay, ActWait, ActWaitPending}, maxWork: 10, slow: n}
 	l.client = flowfabric.NewClient(l.backend, flowfabric.WithNamespace(Namespace))
 	for range n {
 		l.ask(l.wish())
 	}
+	signals := startSender(t, j, nil, s.connect())
 	h := newCrew(t, p.url(), "lossy-"+ttl.String(), j, "-lease-ttl", ttl.String(), "-claim-wait", "1s", "-tasks", "8").hire()
 	h.awaitReady(t)
 	awaitDrained(t, direct, drainLimit)
+	signals.stop()
 	p.calm() // so that the worker can take its leave
 	h.dismiss(t)
 	p.close()

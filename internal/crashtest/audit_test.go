@@ -30,6 +30,8 @@ type held struct {
 	// which leases were released, by epoch.
 	claims   []flowfabric.Event
 	released map[uint64]string
+
+	waits waits
 }
 
 // claim returns the event that began the lease of an epoch.
@@ -137,6 +139,7 @@ func audit(t *testing.T, b flowfabric.Backend, j *journal) *auditor {
 	for _, c := range j.creations {
 		a.checkCreation(c)
 	}
+	a.checkWaits()
 	if j.lossy { // what was acknowledged may be undone
 		a.reconcile()
 		return a
@@ -377,7 +380,7 @@ func (a *auditor) checkCreation(c *creation) {
 // checkReport checks that what a worker was told is so.
 func (a *auditor) checkReport(r Report) {
 	a.t.Helper()
-	if r.Execution == "" {
+	if r.Execution == "" || r.Op == OpDying {
 		return
 	}
 	h := a.all[r.Execution]
@@ -413,6 +416,13 @@ func (a *auditor) checkReport(r Report) {
 		if h.released[r.Epoch] != "worker_delay" {
 			wrong("acknowledged, but released by %q", h.released[r.Epoch])
 		}
+	case OpSuspend:
+		if !r.Satisfied && h.released[r.Epoch] != "suspend" {
+			wrong("acknowledged, but released by %q", h.released[r.Epoch])
+		}
+		if last := h.waits.suspension; last == nil || last.LeaseEpoch < r.Epoch || !r.Satisfied && last.LeaseEpoch == r.Epoch && last.SuspensionID != r.Suspension {
+			wrong("suspension %s is acknowledged, the last one is %+v", r.Suspension, last)
+		}
 	}
 }
 
@@ -425,6 +435,14 @@ func (a *auditor) checkRefusal(h *held, r Report, wrong func(string, ...any)) {
 	}
 	if r.Op == OpComplete && h.released[r.Epoch] == "completed" {
 		wrong("refused with %s, though it counts", r.Code)
+	}
+	if r.Op == OpSuspend && h.released[r.Epoch] == "suspend" {
+		if r.Keyed {
+			wrong("refused with %s, though it counts", r.Code)
+		}
+		if r.Code == flowfabric.CodeAlreadySuspended {
+			return
+		}
 	}
 	switch r.Code {
 	case flowfabric.CodeStaleLease, flowfabric.CodeLeaseExpired, flowfabric.CodeLeaseRevoked, flowfabric.CodeExecutionNotActive:
@@ -495,7 +513,7 @@ func (a *auditor) summary() string {
 		}
 	}
 	repeated := j.count(func(r Report) bool { return r.Replayed })
-	return fmt.Sprintf("%d executions %v; %d creations acknowledged (%d keyed) in %d tries; acknowledged: %d claims, %d renewals, "+
+	return a.waitSummary() + fmt.Sprintf("%d executions %v; %d creations acknowledged (%d keyed) in %d tries; acknowledged: %d claims, %d renewals, "+
 		"%d completions, %d failures, %d delays, %d cancels, %d replays (%d answers repeated); %d reclaims, refused %v",
 		len(a.all), states, acked, keyed, tries, j.accepted(OpClaim), j.accepted(OpRenew), j.accepted(OpComplete),
 		j.accepted(OpFail), j.accepted(OpDelay), len(j.cancelled), replays, repeated, reclaims, refused)

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,6 +169,8 @@ type station struct {
 	addr  string
 	logs  logbook
 
+	deaths atomic.Int64 // by SIGKILL
+
 	*child
 
 	mu    sync.Mutex
@@ -233,6 +236,7 @@ func (s *station) up() chan struct{} {
 
 // kill ends the server with SIGKILL.
 func (s *station) kill() {
+	s.deaths.Add(1)
 	s.child.kill()
 	s.mu.Lock()
 	defer s.mu.Unlock()

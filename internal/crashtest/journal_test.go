@@ -41,11 +41,17 @@ type journal struct {
 	failed    []flowfabric.ExecutionID // ended as failed, not replayed yet
 	acks      int
 	changed   chan struct{} // closed at the next acknowledgement or report
+
+	// addresses are the waitpoints that workers have told of, for the sender.
+	addresses  []address
+	deliveries []*delivery
+	resumed    map[flowfabric.ExecutionID]bool // perhaps by an operator
 }
 
 func newJournal(t *testing.T) *journal {
 	return &journal{t: t, changed: make(chan struct{}),
-		cancelled: make(map[flowfabric.ExecutionID]bool), replayed: make(map[flowfabric.ExecutionID]bool)}
+		cancelled: make(map[flowfabric.ExecutionID]bool), replayed: make(map[flowfabric.ExecutionID]bool),
+		resumed: make(map[flowfabric.ExecutionID]bool)}
 }
 
 // acked counts an acknowledgement. The caller holds the mutex.
@@ -143,6 +149,9 @@ func (j *journal) report(r Report) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.reports = append(j.reports, r)
+	for _, a := range r.Addresses {
+		j.addresses = append(j.addresses, address{r.Execution, a.Waitpoint, a.Key, flowfabric.NewWaitpointToken(a.Token)})
+	}
 	j.tell()
 	if r.Code != "" || r.Op == OpReady || r.Op == OpStopped {
 		return

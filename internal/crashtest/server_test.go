@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -46,9 +47,10 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	var clients sync.WaitGroup
 	for n := range 8 {
 		l := &load{t: t, journal: j, station: s, backend: s.connect(), stop: stop, limit: 150, eager: n < 3,
-			acts: []Act{ActComplete, ActComplete, ActComplete, ActFail, ActRetry, ActDelay, ActLate}, maxWork: 20, slow: 25}
+			acts: slices.Concat(allActs, waitActs), maxWork: 20, slow: 25}
 		clients.Go(l.run)
 	}
+	sender := startSender(t, j, s.deaths.Load, s.connect(), s.connect(), s.connect())
 	reader := follow(t, s.connect())
 	starting, stopping := killServer(t, s, j)
 	last := time.Now()
@@ -58,16 +60,20 @@ func TestServerKilledUnderLoad(t *testing.T) {
 	b := s.connect()
 	awaitDrained(t, b, leaseTTL+longestDelay+settling)
 	t.Logf("%s after the last kill", time.Since(last).Round(time.Millisecond))
+	sender.stop()
 	for _, h := range hands {
 		h.dismiss(t)
 	}
 	a := audit(t, b, j)
 	reader.check(a)
 	t.Logf("%d kills, %d of them while the server was starting, %d while it was stopping; %s", kills(), starting, stopping, a.summary())
-	for _, op := range []Op{OpClaim, OpRenew, OpComplete, OpFail, OpDelay} {
+	for _, op := range []Op{OpClaim, OpRenew, OpComplete, OpFail, OpDelay, OpSuspend, OpWaitpoint} {
 		if j.accepted(op) == 0 && !testing.Short() {
 			t.Errorf("no %s was ever acknowledged", op)
 		}
+	}
+	if sender.afterCrash.Load() == 0 {
+		t.Error("no token from before a crash was ever used after it")
 	}
 	s.close(a)
 }
@@ -192,6 +198,9 @@ func (l *load) wish() wish {
 	}
 	if rand.IntN(40) == 0 {
 		plan.Pad = rand.IntN(100_000)
+	}
+	if slices.Contains(waitActs, plan.Act) {
+		plan.Wait, plan.Waits = Waits()[rand.IntN(len(Waits()))], 1+rand.IntN(2)
 	}
 	payload, err := json.Marshal(plan)
 	if err != nil {

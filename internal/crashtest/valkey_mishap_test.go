@@ -30,7 +30,7 @@ func commandCalls(v *valkeytest.Server, command string) int {
 // directly wait for that.
 func TestFunctionFlushUnderLoad(t *testing.T) {
 	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
-	l := startValkeyLoad(t, "valkey://"+v.Addr(), j, plainActs)
+	l := startValkeyLoad(t, "valkey://"+v.Addr(), j, allActs)
 	before, times := commandCalls(v, "function|load"), 10
 	if testing.Short() {
 		times = 3
@@ -51,7 +51,7 @@ func TestFunctionFlushUnderLoad(t *testing.T) {
 func TestStoreFullUnderLoad(t *testing.T) {
 	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
 	j.tolerated = flowfabric.CodeStoreFull
-	l := startValkeyLoad(t, "valkey://"+v.Addr(), j, plainActs)
+	l := startValkeyLoad(t, "valkey://"+v.Addr(), j, allActs)
 	times := 4
 	if testing.Short() {
 		times = 1
@@ -355,7 +355,7 @@ func TestLostClaimIsFenced(t *testing.T) {
 // being waited for ends the server in good order, and its leases run on.
 func TestTermUnderLoad(t *testing.T) {
 	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
-	l := startValkeyLoad(t, "valkey://"+v.Addr(), j, plainActs)
+	l := startValkeyLoad(t, "valkey://"+v.Addr(), j, allActs)
 	times := 3
 	if testing.Short() {
 		times = 1

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,10 +27,17 @@ type valkeyLoad struct {
 
 	stop    chan struct{}
 	clients sync.WaitGroup
+	sender  *sender
 	hands   []*hand
 }
 
-var plainActs = []Act{ActComplete, ActComplete, ActComplete, ActFail, ActRetry, ActDelay, ActLate}
+// plainActs are those of executions that nobody need wait for, allActs are all,
+// and mildActs those that a store which loses something can't confuse.
+var (
+	plainActs = []Act{ActComplete, ActComplete, ActComplete, ActFail, ActRetry, ActDelay, ActLate}
+	allActs   = slices.Concat(plainActs, waitActs)
+	mildActs  = slices.Concat([]Act{ActComplete, ActRetry, ActDelay}, waitActs)
+)
 
 // startValkeyLoad starts a server on the store, and the load.
 func startValkeyLoad(t *testing.T, url string, j *journal, acts []Act) *valkeyLoad {
@@ -57,6 +65,7 @@ func startValkeyLoad(t *testing.T, url string, j *journal, acts []Act) *valkeyLo
 		c := &load{t: t, journal: j, station: l.server, backend: b, stop: l.stop, limit: 100, acts: acts, maxWork: l.maxWork, slow: 25}
 		l.clients.Go(c.run)
 	}
+	l.sender = startSender(t, j, l.server.deaths.Load, l.server.connect(), l.direct())
 	return l
 }
 
@@ -91,6 +100,7 @@ func (l *valkeyLoad) finish() *auditor {
 	b := l.server.connect()
 	awaitDrained(l.t, b, leaseTTL+longestDelay+settling)
 	l.t.Logf("%s after the last mishap", time.Since(last).Round(time.Millisecond))
+	l.sender.stop()
 	for _, h := range l.hands {
 		h.dismiss(l.t)
 	}
@@ -107,9 +117,9 @@ func TestValkeyKilledUnderLoad(t *testing.T) {
 	for _, fsync := range []string{"always", "everysec"} {
 		t.Run(fsync, func(t *testing.T) {
 			v := valkeytest.Start(t, valkeytest.Options{Args: []string{"--appendonly", "yes", "--appendfsync", fsync}})
-			j, acts, times := newJournal(t), plainActs, 10
+			j, acts, times := newJournal(t), allActs, 10
 			if fsync == "everysec" {
-				j.lossy, acts, times = true, []Act{ActComplete, ActRetry, ActDelay}, 4
+				j.lossy, acts, times = true, mildActs, 4
 			}
 			if testing.Short() {
 				times = 2
@@ -139,9 +149,9 @@ func TestPrimaryKilledUnderLoad(t *testing.T) {
 	for _, durability := range []string{"replicated:1:200ms", "async"} {
 		t.Run(durability, func(t *testing.T) {
 			c := valkeytest.StartCluster(t, 3, 1, valkeytest.Options{NodeTimeout: time.Second})
-			j, acts, times := newJournal(t), plainActs, 20
+			j, acts, times := newJournal(t), allActs, 20
 			if durability == "async" {
-				j.lossy, acts, times = true, []Act{ActComplete, ActRetry, ActDelay}, 3
+				j.lossy, acts, times = true, mildActs, 3
 			}
 			if testing.Short() {
 				times = 1
@@ -176,7 +186,7 @@ func TestPrimaryKilledUnderLoad(t *testing.T) {
 // answer, and lets it go on with what it has got.
 func TestStorePausedUnderLoad(t *testing.T) {
 	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
-	l := startValkeyLoad(t, "valkey://"+v.Addr()+"?request_timeout=300ms", j, plainActs)
+	l := startValkeyLoad(t, "valkey://"+v.Addr()+"?request_timeout=300ms", j, allActs)
 	times := 4
 	if testing.Short() {
 		times = 1
@@ -195,7 +205,7 @@ func TestStorePausedUnderLoad(t *testing.T) {
 func TestStoreConnectionsCutUnderLoad(t *testing.T) {
 	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
 	p := valkeytest.NewProxy(t, v.Addr())
-	l := startValkeyLoad(t, "valkey://"+p.Addr(), j, plainActs)
+	l := startValkeyLoad(t, "valkey://"+p.Addr(), j, allActs)
 	faults := []valkeytest.Fault{valkeytest.LoseRequest, valkeytest.LoseReply, valkeytest.CutSent}
 	times := 200
 	if testing.Short() {
@@ -223,7 +233,7 @@ func TestStoreConnectionsCutUnderLoad(t *testing.T) {
 func TestServersKilledUnderLoad(t *testing.T) {
 	v, j := valkeytest.Start(t, valkeytest.Options{}), newJournal(t)
 	url := "valkey://" + v.Addr()
-	l := startValkeyLoad(t, url, j, plainActs)
+	l := startValkeyLoad(t, url, j, allActs)
 	second := newStationOn(t, "--backend", url)
 	second.start()
 	times := 12
@@ -245,7 +255,7 @@ func TestServersKilledUnderLoad(t *testing.T) {
 func TestSlotsMovedUnderLoad(t *testing.T) {
 	c := valkeytest.StartCluster(t, 3, 0, valkeytest.Options{})
 	j := newJournal(t)
-	l := startValkeyLoad(t, clusterURL(c, ""), j, plainActs)
+	l := startValkeyLoad(t, clusterURL(c, ""), j, allActs)
 	times := 24
 	if testing.Short() {
 		times = 5

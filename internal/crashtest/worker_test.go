@@ -2,6 +2,7 @@ package crashtest
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -22,9 +23,10 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 2 {
 		l := &load{t: t, journal: j, station: s, backend: s.connect(), stop: stop, limit: 60,
-			acts: []Act{ActComplete, ActLate, ActLate, ActLate, ActRetry, ActDelay, ActFail}, maxWork: 250, slow: 20}
+			acts: slices.Concat([]Act{ActComplete, ActLate, ActLate, ActLate, ActRetry, ActDelay, ActFail}, waitActs), maxWork: 250, slow: 20}
 		clients.Go(l.run)
 	}
+	sender := startSender(t, j, nil, s.connect(), s.connect())
 	hands := make([]*hand, 4)
 	for i := range hands {
 		hands[i] = workers.hire()
@@ -45,6 +47,7 @@ func TestWorkersKilledUnderLoad(t *testing.T) {
 	last := time.Now()
 	awaitDrained(t, b, leaseTTL+longestDelay+settling)
 	t.Logf("%s after the last kill", time.Since(last).Round(time.Millisecond))
+	sender.stop()
 	for _, h := range hands {
 		h.awaitReady(t)
 		h.dismiss(t)

@@ -80,7 +80,7 @@ func PrepareSuspend(a flowfabric.SuspendArgs) (flowfabric.SuspendArgs, error) {
 	if err := validateText("continuation_metadata_pointer", a.ContinuationMetadataPointer, 0, flowfabric.MaxContinuationBytes); err != nil {
 		return a, err
 	}
-	if err := validateText("idempotency_key", a.IdempotencyKey, 0, flowfabric.MaxSuspendIdempotencyBytes); err != nil {
+	if err := validateLine("idempotency_key", a.IdempotencyKey, 0, flowfabric.MaxSuspendIdempotencyBytes); err != nil {
 		return a, err
 	}
 	if fresh := freshKeys(a.Waitpoints); len(fresh) == len(a.Waitpoints) {
@@ -216,7 +216,7 @@ func PrepareApproval(a flowfabric.DeliverApprovalSignalArgs) (flowfabric.Deliver
 	if err := a.LaneID.Validate(); err != nil {
 		return none, err
 	}
-	if err := validateText("idempotency_suffix", a.IdempotencySuffix, 1, flowfabric.MaxIdempotencySuffix); err != nil {
+	if err := validateLine("idempotency_suffix", a.IdempotencySuffix, 1, flowfabric.MaxIdempotencySuffix); err != nil {
 		return none, err
 	}
 	if err := validateText("decided_by", a.DecidedBy, 1, flowfabric.MaxSourceIdentityBytes); err != nil {
@@ -253,10 +253,10 @@ func validateSignal(g *flowfabric.Signal) error {
 	if err := validateEncoding("payload_encoding", g.PayloadEncoding); err != nil {
 		return err
 	}
-	if err := validateText("correlation_id", g.CorrelationID, 0, flowfabric.MaxCorrelationIDBytes); err != nil {
+	if err := validateLine("correlation_id", g.CorrelationID, 0, flowfabric.MaxCorrelationIDBytes); err != nil {
 		return err
 	}
-	if err := validateText("idempotency_key", g.IdempotencyKey, 0, flowfabric.MaxIdempotencyKeyBytes); err != nil {
+	if err := validateLine("idempotency_key", g.IdempotencyKey, 0, flowfabric.MaxIdempotencyKeyBytes); err != nil {
 		return err
 	}
 	if g.CreatedAt < 0 {

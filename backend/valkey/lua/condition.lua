@@ -12,7 +12,7 @@ local SUSPENSION = {
 }
 
 -- load_suspension reads the current or last suspension; nil without one.
-local function load_suspension(r)
+function wait.load_suspension(r)
   local v = redis.call('HMGET', exec_key(r.tag, r.e, 'susp'), unpack(SUSPENSION))
   if not v[1] then
     return nil
@@ -26,8 +26,8 @@ end
 
 -- set_suspension notes fields of the suspension, field and value in turn; the empty
 -- string stands for none.
-local function set_suspension(r, ...)
-  local set = waits_of(r).susp
+function wait.set_suspension(r, ...)
+  local set = wait.noted(r).susp
   for _, v in ipairs({ ... }) do
     set[#set + 1] = v
   end
@@ -47,7 +47,7 @@ end
 
 -- open_condition makes the condition ready for signals: its leaves, and how many
 -- satisfiers each has.
-local function open_condition(x)
+function wait.open_condition(x)
   if x.tree then
     return
   end
@@ -119,8 +119,8 @@ end
 
 -- evaluate feeds a signal to the condition: the one rule of specification 03, section
 -- 3.3. It returns the signal's effect and notes what the signal added.
-local function evaluate(r, x, g)
-  open_condition(x)
+function wait.evaluate(r, x, g)
+  wait.open_condition(x)
   x.marks = x.marks or {}
   local effect, added = 'n', false
   for _, leaf in ipairs(x.leaves) do
@@ -134,34 +134,34 @@ local function evaluate(r, x, g)
         added = true
         x.marks[field] = true
         x.counts[leaf.leaf] = x.counts[leaf.leaf] + 1
-        set_suspension(r, field, S(x.counts[leaf.leaf]))
+        wait.set_suspension(r, field, S(x.counts[leaf.leaf]))
       end
     end
   end
   if not added then
     return effect
   end
-  set_suspension(r, 'cnt', table.concat(x.counts, ','))
+  wait.set_suspension(r, 'cnt', table.concat(x.counts, ','))
   return is_satisfied(x.tree, x.counts) and 'r' or 'a'
 end
 
 -- count_signal counts a signal in the suspension. One that matched is a satisfier.
-local function count_signal(r, x, g, effect)
+function wait.count_signal(r, x, g, effect)
   x.n = N(x.n, 0) + 1
-  set_suspension(r, 'n', S(x.n), 'last', S(g.at))
+  wait.set_suspension(r, 'n', S(x.n), 'last', S(g.at))
   if effect ~= 'a' and effect ~= 'r' then
     return
   end
   x.m, x.sats = N(x.m, 0) + 1, N(x.sats, 0) + 1
   x.fresh[#x.fresh + 1] = g.seq
-  set_suspension(r, 'm', S(x.m), 'sats', S(x.sats), 'g' .. S(x.sats), S(g.seq) .. ':' .. g.id)
+  wait.set_suspension(r, 'm', S(x.m), 'sats', S(x.sats), 'g' .. S(x.sats), S(g.seq) .. ':' .. g.id)
   if effect == 'r' then
-    set_suspension(r, 'closer', g.id)
+    wait.set_suspension(r, 'closer', g.id)
   end
 end
 
 -- satisfiers lists the numbers of the satisfiers, those in the store first.
-local function satisfiers(r, x)
+function wait.satisfiers(r, x)
   local list, fields = {}, {}
   for i = 1, N(x.sats, 0) - #x.fresh do
     fields[i] = 'g' .. S(i)
@@ -180,49 +180,49 @@ end
 
 -- consume marks the satisfiers as used up, where the policy says so. The last one is
 -- the closer, all others were appended.
-local function consume(r, x, at)
+function wait.consume(r, x, at)
   if x.nc then
     return
   end
-  local list = satisfiers(r, x)
+  local list = wait.satisfiers(r, x)
   local mark = ':' .. S(at) .. ':' .. x.id
   for i, seq in ipairs(list) do
-    note_signal(r, 'e' .. S(seq), (i == #list and 'r' or 'a') .. mark)
+    wait.note_signal(r, 'e' .. S(seq), (i == #list and 'r' or 'a') .. mark)
   end
 end
 
 -- record_signal keeps a signal: what it says, where it is found by its id, what it did.
 -- g: {id, seq, at, wp, head, payload}.
-local function record_signal(r, g, effect)
+function wait.record_signal(r, g, effect)
   local seq = S(g.seq)
   put(r, 'sq', seq)
-  note_signal(r, seq, S(g.at) .. '\n' .. g.wp .. '\n' .. g.head)
-  note_signal(r, 'i:' .. g.id, seq)
-  note_signal(r, 'e' .. seq, effect)
+  wait.note_signal(r, seq, S(g.at) .. '\n' .. g.wp .. '\n' .. g.head)
+  wait.note_signal(r, 'i:' .. g.id, seq)
+  wait.note_signal(r, 'e' .. seq, effect)
   if g.payload ~= '' then
-    note_signal(r, 'p' .. seq, g.payload)
+    wait.note_signal(r, 'p' .. seq, g.payload)
   end
 end
 
 -- close_suspension ends the open suspension and its waitpoints. keep leaves the
 -- waitpoints open for audit.
-local function close_suspension(r, x, why, at, keep)
+function wait.close_suspension(r, x, why, at, keep)
   local when = S(at)
   local by_signals = why == 'resumed' or why == 'timed_out_auto_resume'
-  set_suspension(r, 'closed', when, 'why', why)
+  wait.set_suspension(r, 'closed', when, 'why', why)
   if by_signals then
-    set_suspension(r, 'sat', when)
-    consume(r, x, at)
+    wait.set_suspension(r, 'sat', when)
+    wait.consume(r, x, at)
   end
   for line in string.gmatch(x.wps or '', '[^\n]+') do
     local id = string.sub(line, 1, 36)
     if by_signals then
-      set_waitpoint(r, id, 'sat', when)
+      wait.set_waitpoint(r, id, 'sat', when)
     end
     if keep then
-      move_waitpoint(r, id, 's')
+      wait.move_waitpoint(r, id, 's')
     else
-      finish_waitpoint(r, { id = id, state = 'a' }, 'c', why, at)
+      wait.finish_waitpoint(r, { id = id, state = 'a' }, 'c', why, at)
     end
   end
   drop(r, 'wid', 'sto', 'wr')
@@ -230,9 +230,9 @@ end
 
 -- resume makes the execution runnable again, at once or after a delay. Its attempt
 -- stays paused until the resumed claim.
-local function resume(r, at, delay)
+function wait.resume(r, at, delay)
   if delay > 0 then
-    make_delayed(r, S(wait_instant(at, delay)), 'waiting_for_resume_delay')
+    make_delayed(r, S(wait.instant(at, delay)), 'waiting_for_resume_delay')
   else
     make_eligible(r)
   end
@@ -240,7 +240,7 @@ end
 
 -- told_signals adds signals with their payloads to an answer: number, record, effect
 -- and payload of each.
-local function told_signals(tag, e, list, out)
+function wait.told_signals(tag, e, list, out)
   local key = exec_key(tag, e, 'signals')
   for _, seq in ipairs(list) do
     seq = S(seq)

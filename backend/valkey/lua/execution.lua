@@ -708,7 +708,7 @@ local function purge(r, at)
   redis.call('UNLINK', exec_key(tag, e, 'def'), exec_key(tag, e, 'result'), exec_key(tag, e, 'tags'), exec_key(tag, e, 'text'),
     exec_key(tag, e, 'attempts'))
   if flag(r, 'w') then
-    purge_waits(r)
+    wait.purge(r)
   end
   redis.call('DEL', exec_key(tag, e, 'core'))
   redis.call('ZREM', 'ff:idx:' .. tag .. ':due', e)

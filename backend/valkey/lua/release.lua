@@ -3,10 +3,10 @@
 -- failed attempt.
 
 -- shown_attempt is the attempt id as the record shows it: none while a new
--- attempt is pending.
+-- attempt is pending, and none where the execution ended before that one began.
 local function shown_attempt(r)
   local s = second(r)
-  if s == 't' or s == 'p' or N(r.f.attempts, 0) == 0 then
+  if s == 't' or s == 'p' or N(r.f.attempts, 0) == 0 or (OUTCOME[letter(r)] and not r.f.ae) then
     return ''
   end
   return r.f.aid or ''
@@ -173,10 +173,9 @@ local function archive(r, ended)
   set_flag(r, 'a')
 end
 
--- flush_waits, of waitpoint.lua, writes what a transition noted of waits. end_waits,
--- of suspension.lua, closes what an execution waits on as it ends; expire_suspension
--- applies a timeout.
-local flush_waits, end_waits, expire_suspension
+-- wait is what the files of waitpoints, conditions and suspensions do for each other
+-- and for the rest: they are blocks of their own, for want of local names.
+local wait = {}
 
 -- commit is save together with what else a transition noted.
 local function commit(r, at)
@@ -185,7 +184,7 @@ local function commit(r, at)
     return broken
   end
   if r.waits then
-    flush_waits(r)
+    wait.flush(r)
   end
   if r.arch then
     redis.call('HSET', exec_key(r.tag, r.e, 'attempts'), unpack(r.arch))
@@ -229,7 +228,7 @@ local function finish_execution(r, outcome, cause, at, attempt_end, size, waits)
   drop_grant(r, at)
   owe(r, at)
   if flag(r, 'w') then
-    end_waits(r, waits or (outcome == 'e' and 'deadline_expired' or 'cancelled'), at)
+    wait.finish(r, waits or (outcome == 'e' and 'deadline_expired' or 'cancelled'), at)
   end
   if attempt_end then
     put(r, 'ae', attempt_end)

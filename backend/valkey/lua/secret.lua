@@ -73,7 +73,7 @@ redis.register_function('ff_rotate_waitpoint_hmac_secret', function(keys, a)
   redis.call('HDEL', key, unpack(gone))
   redis.call('HSET', key, 'current_kid', kid, 'secret:' .. kid, secret)
   if current then
-    redis.call('HSET', key, 'expires_at:' .. current, S(wait_instant(at, tonumber(a[3]))))
+    redis.call('HSET', key, 'expires_at:' .. current, S(wait.instant(at, tonumber(a[3]))))
   end
   return { 'rotated', current or '', S(removed) }
 end)

@@ -38,8 +38,8 @@ end
 local function first_of(r, w, id, idem, at)
   local key = exec_key(r.tag, r.e, 'signals')
   local seq = redis.call('HGET', key, 'i:' .. id)
-  local dedup = idem ~= '' and redis.call('GET', 'ff:sigdedup:' .. r.tag .. ':' .. w.id .. ':' .. idem)
-  if not seq and dedup then
+  local dedup = not seq and idem ~= '' and redis.call('GET', 'ff:sigdedup:' .. r.tag .. ':' .. w.id .. ':' .. idem)
+  if dedup then
     local until_at, first = string.match(dedup, '^(%d+) (%d+)$')
     seq = until_at and tonumber(until_at) > at and first
   end
@@ -64,7 +64,7 @@ local function not_signalable(r, w, at)
   if OUTCOME[where] then
     return refusal('target_not_signalable', OUTCOME[where])
   end
-  if RANK[w.state] > LAST_OPEN or (w.state == 'p' and w.exp <= at) then
+  if wait.RANK[w.state] > wait.LAST_OPEN or (w.state == 'p' and w.exp <= at) then
     return refusal('waitpoint_closed', w.id)
   end
   local limit = N(r.f.sl, 10000)
@@ -79,7 +79,7 @@ end
 
 -- buffer keeps what the evaluation will want to know of a signal on its waitpoint.
 local function buffer(r, w, g)
-  set_waitpoint(r, w.id, 'b' .. S(w.n + 1), cjson.encode({
+  wait.set_waitpoint(r, w.id, 'b' .. S(w.n + 1), cjson.encode({
     seq = g.seq, id = g.id, at = g.at, name = g.name, category = g.category, source = g.source, identity = g.identity,
   }))
 end
@@ -87,26 +87,26 @@ end
 -- accept records a signal and does what its effect is. It returns the effect.
 local function accept(r, w, g, at)
   g.seq, g.at, g.wp, g.key = N(r.f.sq, 0) + 1, at, w.id, w.key
-  local x = w.state ~= 'p' and load_suspension(r) or nil
+  local x = w.state ~= 'p' and wait.load_suspension(r) or nil
   local effect = 'o'
   if w.state == 'p' then
     effect = 'b'
     buffer(r, w, g)
   elseif w.state == 'a' then
-    effect = x.esc and 'n' or evaluate(r, x, g)
+    effect = x.esc and 'n' or wait.evaluate(r, x, g)
   end
-  record_signal(r, g, effect)
-  set_waitpoint(r, w.id, 'n', S(w.n + 1), 'last', S(at))
+  wait.record_signal(r, g, effect)
+  wait.set_waitpoint(r, w.id, 'n', S(w.n + 1), 'last', S(at))
   if w.state == 'a' or (x and x.id == w.sid) then
-    count_signal(r, x, g, effect)
+    wait.count_signal(r, x, g, effect)
     if effect == 'a' or effect == 'r' then
-      set_waitpoint(r, w.id, 'm', S(w.m + 1))
+      wait.set_waitpoint(r, w.id, 'm', S(w.m + 1))
     end
   end
   signal_event(r, g, effect, at)
   if effect == 'r' then
-    close_suspension(r, x, 'resumed', at, x.keep ~= nil)
-    resume(r, at, N(x.delay, 0))
+    wait.close_suspension(r, x, 'resumed', at, x.keep ~= nil)
+    wait.resume(r, at, N(x.delay, 0))
   end
   return effect
 end
@@ -130,7 +130,7 @@ redis.register_function('ff_deliver_signal', function(keys, a)
     end
     return refuse(a[14] ~= '' and 'token_refused' or 'invalid_token')
   end
-  local w = load_waitpoint(tag, a[2])
+  local w = wait.load_waitpoint(tag, a[2])
   if approval and (not w or w.x ~= r.e) then
     return refuse('waitpoint_not_found', a[2])
   elseif approval and a[15] ~= r.f.lane_id then
@@ -168,7 +168,7 @@ redis.register_function('ff_deliver_signal', function(keys, a)
     id = a[5], name = a[6], category = a[7], source = a[8], identity = a[9], head = a[10], payload = a[11],
   }, at)
   if a[12] ~= '' then
-    local after = waits_of(r).after
+    local after = wait.noted(r).after
     after[#after + 1] = { 'SET', 'ff:sigdedup:' .. tag .. ':' .. w.id .. ':' .. a[12], S(at + a[13]) .. ' ' .. r.f.sq, 'PX', a[13] }
   end
   refused = commit(r, at)
@@ -189,12 +189,12 @@ redis.register_function{ function_name = 'ff_observe_signals', flags = { 'no-wri
     return refuse('execution_not_found')
   end
   local r = { tag = tag, e = e }
-  local x = load_suspension(r)
+  local x = wait.load_suspension(r)
   local why = x and x.closed and x.why
   if not why or x.att ~= a[2] or (why ~= 'resumed' and why ~= 'already_satisfied' and why ~= 'timed_out_auto_resume') then
     return {}
   end
-  return told_signals(tag, e, satisfiers(r, x), {})
+  return wait.told_signals(tag, e, wait.satisfiers(r, x), {})
 end }
 
 -- ff_get_signal (read only)
@@ -207,7 +207,7 @@ redis.register_function{ function_name = 'ff_get_signal', flags = { 'no-writes' 
     return refuse('execution_not_found')
   end
   local seq = redis.call('HGET', exec_key(tag, e, 'signals'), 'i:' .. a[2])
-  return seq and told_signals(tag, e, { tonumber(seq) }, {}) or {}
+  return seq and wait.told_signals(tag, e, { tonumber(seq) }, {}) or {}
 end }
 
 -- ff_list_signals (read only)

@@ -9,9 +9,9 @@ local BINDINGS = 20 -- the first argument of ff_suspend_execution about a bindin
 -- many waitpoints are open then, and how many of them are pending.
 local function supersede(r, at)
   local open, pending = 0, 0
-  for _, w in ipairs(open_waitpoints(r)) do
+  for _, w in ipairs(wait.open_waitpoints(r)) do
     if w.state == 's' then
-      finish_waitpoint(r, w, 'c', 'superseded', at)
+      wait.finish_waitpoint(r, w, 'c', 'superseded', at)
     else
       open = open + 1
       pending = pending + (w.state == 'p' and 1 or 0)
@@ -24,12 +24,12 @@ end
 -- reason, by, cond}.
 local function new_suspension(r, x, at)
   local f = r.f
-  waits_of(r).replaced = flag(r, 'w')
-  set_suspension(r, 'id', x.id, 'lease', f.lease_id, 'epoch', f.epoch, 'att', f.aid, 'idx', S(N(f.attempts, 0) - 1),
+  wait.noted(r).replaced = flag(r, 'w')
+  wait.set_suspension(r, 'id', x.id, 'lease', f.lease_id, 'epoch', f.epoch, 'att', f.aid, 'idx', S(N(f.attempts, 0) - 1),
     'reason', x.reason, 'by', x.by, 'at', S(at), 'cond', x.cond)
   local left = time_left(r, at)
   if left ~= '' then
-    set_suspension(r, 'left', left)
+    wait.set_suspension(r, 'left', left)
   end
 end
 
@@ -65,14 +65,14 @@ local function timeout_of(r, a, at)
   end
   ms = ms or (policy and absent(policy.default_timeout_ms))
   if ms and tonumber(ms) > 0 then
-    return wait_instant(at, tonumber(ms)), behavior
+    return wait.instant(at, tonumber(ms)), behavior
   end
   return nil
 end
 
 -- bind_pending checks a pending waitpoint that is to be bound.
 local function bind_pending(r, id, at)
-  local w = load_waitpoint(r.tag, id)
+  local w = wait.load_waitpoint(r.tag, id)
   if not w then
     return nil, refusal('waitpoint_not_found', id)
   end
@@ -83,7 +83,7 @@ local function bind_pending(r, id, at)
     return nil, refusal('pending_waitpoint_expired', id, S(w.exp))
   end
   if w.state ~= 'p' then
-    return nil, refusal('waitpoint_not_pending', id, STATE[w.state])
+    return nil, refusal('waitpoint_not_pending', id, wait.STATE[w.state])
   end
   if not w.token then
     return nil, refusal('waitpoint_not_token_bound', id)
@@ -126,7 +126,7 @@ local function bind(r, a, x, at)
     local w, refused = nil, nil
     if a[i + 1] == '' then
       w, refused = bind_pending(r, a[i], at)
-    elseif redis.call('EXISTS', wp_key(r.tag, a[i])) == 1 then
+    elseif redis.call('EXISTS', wait.key(r.tag, a[i])) == 1 then
       refused = refusal('waitpoint_already_exists', a[i])
     else
       w = { id = a[i], key = a[i + 1], digest = a[i + 2], token = a[19] .. ':' .. a[i + 2], n = 0, m = 0 }
@@ -139,7 +139,7 @@ local function bind(r, a, x, at)
   end
   local refused = keys_agree(x, bound)
   if not refused and minted then
-    refused = not_minted(r.tag, a[19], minted)
+    refused = wait.not_minted(r.tag, a[19], minted)
   end
   return not refused and bound or nil, refused
 end
@@ -149,24 +149,24 @@ end
 local function replay_buffered(r, x, bound)
   local all = {}
   for _, w in ipairs(bound) do
-    for _, g in ipairs(buffered_of(r, w.id, w.n)) do
+    for _, g in ipairs(wait.buffered(r, w.id, w.n)) do
       g.wp, g.key, g.of = w.id, w.key, w
       all[#all + 1] = g
     end
-    unbuffer(r, w.id, w.n)
+    wait.unbuffer(r, w.id, w.n)
   end
   table.sort(all, function(g, h)
     return g.seq < h.seq
   end)
   local met = false
   for _, g in ipairs(all) do
-    local effect = met and 'o' or evaluate(r, x, g)
+    local effect = met and 'o' or wait.evaluate(r, x, g)
     met = met or effect == 'r'
-    count_signal(r, x, g, effect)
-    note_signal(r, 'e' .. S(g.seq), effect)
+    wait.count_signal(r, x, g, effect)
+    wait.note_signal(r, 'e' .. S(g.seq), effect)
     if effect == 'a' or effect == 'r' then
       g.of.m = g.of.m + 1
-      set_waitpoint(r, g.of.id, 'm', S(g.of.m))
+      wait.set_waitpoint(r, g.of.id, 'm', S(g.of.m))
     end
   end
   return met
@@ -179,18 +179,18 @@ local function attach(r, x, bound, kid, met, at)
   for i, w in ipairs(bound) do
     wps[i] = w.id .. ' ' .. w.key
     if w.digest then
-      new_waitpoint(r, w.id, w.key, kid, w.digest, at)
+      wait.new_waitpoint(r, w.id, w.key, kid, w.digest, at)
     end
-    set_waitpoint(r, w.id, 'sid', x.id)
+    wait.set_waitpoint(r, w.id, 'sid', x.id)
     if met then
-      set_waitpoint(r, w.id, 'sat', S(at))
-      finish_waitpoint(r, { id = w.id, state = 'a' }, 'c', 'already_satisfied', at)
+      wait.set_waitpoint(r, w.id, 'sat', S(at))
+      wait.finish_waitpoint(r, { id = w.id, state = 'a' }, 'c', 'already_satisfied', at)
     else
-      move_waitpoint(r, w.id, 'a')
-      set_waitpoint(r, w.id, 'act', S(at), 'exp', x.to and S(x.to) or '')
+      wait.move_waitpoint(r, w.id, 'a')
+      wait.set_waitpoint(r, w.id, 'act', S(at), 'exp', x.to and S(x.to) or '')
     end
   end
-  set_suspension(r, 'wps', table.concat(wps, '\n'))
+  wait.set_suspension(r, 'wps', table.concat(wps, '\n'))
 end
 
 -- outcome_of is what a suspend came to, as lines that are kept for a repeat: s or a,
@@ -203,7 +203,7 @@ local function outcome_of(r, x, bound, met)
     lines[#lines + 1] = w.key
     lines[#lines + 1] = met and '' or w.token
   end
-  lines[#lines + 1] = met and table.concat(satisfiers(r, x), ',') or ''
+  lines[#lines + 1] = met and table.concat(wait.satisfiers(r, x), ',') or ''
   return lines
 end
 
@@ -216,7 +216,7 @@ local function suspend_answer(r, lines, replayed)
   for seq in string.gmatch(lines[#lines], '%d+') do
     list[#list + 1] = tonumber(seq)
   end
-  return told_signals(r.tag, r.e, list, out)
+  return wait.told_signals(r.tag, r.e, list, out)
 end
 
 local function replay_key(r, lease, idem)
@@ -250,13 +250,13 @@ local function keep_outcome(r, lease, idem, lines, timeout, at)
   if timeout then
     ttl = math.min(math.max(timeout - at + REPLAY_GRACE, REPLAY_GRACE), MAX_REPLAY)
   end
-  local after = waits_of(r).after
+  local after = wait.noted(r).after
   after[#after + 1] = { 'SET', replay_key(r, lease, idem), S(at + ttl) .. '\n' .. table.concat(lines, '\n'), 'PX', S(ttl) }
 end
 
 -- already_suspended refuses the repeat of the suspend that holds now.
 local function already_suspended(r, a)
-  local x = letter(r) == 'S' and load_suspension(r)
+  local x = letter(r) == 'S' and wait.load_suspension(r)
   if x and not x.closed and x.lease == a[2] and x.epoch == a[3] and x.att == a[4] then
     return refusal('already_suspended', x.id)
   end
@@ -268,24 +268,24 @@ end
 local function make_suspension(r, a, x, bound, at)
   local open, pending = supersede(r, at)
   new_suspension(r, x, at)
-  begin_waits(r)
+  wait.begin(r)
   local met = replay_buffered(r, x, bound)
   local fresh = 0
   for _, w in ipairs(bound) do
     fresh = fresh + (w.digest and 1 or 0)
   end
-  if not met and open + fresh > MAX_OPEN then
-    return nil, open_limit()
+  if not met and open + fresh > wait.MAX_OPEN then
+    return nil, wait.open_limit()
   end
   if pending == #bound - fresh then
-    put_pending_end(r, nil)
+    wait.put_pending_end(r, nil)
   end
   if met then
-    set_suspension(r, 'sat', S(at), 'closed', S(at), 'why', 'already_satisfied')
-    consume(r, x, at)
+    wait.set_suspension(r, 'sat', S(at), 'closed', S(at), 'why', 'already_satisfied')
+    wait.consume(r, x, at)
   else
     if x.to then
-      set_suspension(r, 'to', S(x.to), 'tb', x.behavior)
+      wait.set_suspension(r, 'to', S(x.to), 'tb', x.behavior)
     end
     x.primary = bound[1].id
     hold(r, x, at)
@@ -293,7 +293,7 @@ local function make_suspension(r, a, x, bound, at)
   attach(r, x, bound, a[19], met, at)
   for i, field in ipairs({ 'delay', 'keep', 'nc', 'meta' }) do
     if a[13 + i] ~= '' then
-      set_suspension(r, field, a[13 + i])
+      wait.set_suspension(r, field, a[13 + i])
     end
   end
   local lines = outcome_of(r, x, bound, met)
@@ -337,7 +337,7 @@ redis.register_function('ff_suspend_execution', function(keys, a)
     return reply(behavior)
   end
   x.to, x.behavior = ends, behavior
-  open_condition(x)
+  wait.open_condition(x)
   local bound
   bound, refused = bind(r, a, x, at)
   if refused then
@@ -375,7 +375,7 @@ redis.register_function('ff_suspend_for_budget', function(keys, a)
   }
   supersede(r, at)
   new_suspension(r, x, at)
-  begin_waits(r)
+  wait.begin(r)
   hold(r, x, at)
   put_text(r, 'blocking_detail', given(a[8]))
   put(r, 'blocking_ref', a[7])
@@ -398,12 +398,12 @@ redis.register_function('ff_resume_execution', function(keys, a)
   if not r then
     return reply(refused)
   end
-  local x = letter(r) == 'S' and load_suspension(r)
+  local x = letter(r) == 'S' and wait.load_suspension(r)
   if not x or x.closed then
     return refuse('execution_not_suspended', r.f.public_state, phase_of(letter(r)))
   end
-  close_suspension(r, x, a[2], at)
-  resume(r, at, N(a[3], N(x.delay, 0)))
+  wait.close_suspension(r, x, a[2], at)
+  wait.resume(r, at, N(a[3], N(x.delay, 0)))
   refused = commit(r, at)
   if refused then
     return reply(refused)
@@ -422,26 +422,26 @@ end
 -- resume_by_timeout records the signal of the timeout on the primary waitpoint and
 -- resumes at once.
 local function resume_by_timeout(r, x, at)
-  local w = r.f.wid and load_waitpoint(r.tag, r.f.wid)
+  local w = r.f.wid and wait.load_waitpoint(r.tag, r.f.wid)
   if w then
     local g = {
       id = timeout_signal_id(x.id), seq = N(r.f.sq, 0) + 1, at = at, wp = w.id, payload = '', name = 'timeout', category = 'timeout',
       source = 'engine', identity = 'suspension_timeout',
     }
     g.head = cjson.encode({ id = g.id, key = w.key, name = g.name, category = g.category, source = g.source, identity = g.identity })
-    record_signal(r, g, 'r')
-    set_waitpoint(r, w.id, 'n', S(w.n + 1), 'm', S(w.m + 1), 'last', S(at))
-    count_signal(r, x, g, 'r')
+    wait.record_signal(r, g, 'r')
+    wait.set_waitpoint(r, w.id, 'n', S(w.n + 1), 'm', S(w.m + 1), 'last', S(at))
+    wait.count_signal(r, x, g, 'r')
   end
-  close_suspension(r, x, 'timed_out_auto_resume', at)
-  resume(r, at, 0)
+  wait.close_suspension(r, x, 'timed_out_auto_resume', at)
+  wait.resume(r, at, 0)
 end
 
 -- escalate leaves the execution suspended, for an operator to look at.
 local function escalate(r, x, at)
-  set_suspension(r, 'esc', S(at), 'to', '', 'tb', '', 'reason', 'waiting_for_operator_review')
+  wait.set_suspension(r, 'esc', S(at), 'to', '', 'tb', '', 'reason', 'waiting_for_operator_review')
   for line in string.gmatch(x.wps or '', '[^\n]+') do
-    set_waitpoint(r, string.sub(line, 1, 36), 'exp', '')
+    wait.set_waitpoint(r, string.sub(line, 1, 36), 'exp', '')
   end
   put(r, 'blocking_reason', 'paused_by_operator')
   put(r, 'wr', 'waiting_for_operator_review')
@@ -457,11 +457,11 @@ local TIMED_OUT = {
 
 -- expire_suspension applies the timeout of the open suspension, if it has come. It
 -- returns the behaviour, or nil and why not.
-expire_suspension = function(r, at)
+wait.expire_suspension = function(r, at)
   if letter(r) ~= 'S' then
     return nil, 'not_suspended'
   end
-  local x = load_suspension(r)
+  local x = wait.load_suspension(r)
   if not x or x.closed then
     drop(r, 'sto')
     return nil, 'no_active_suspension'
@@ -504,7 +504,7 @@ redis.register_function('ff_expire_suspension', function(keys, a)
     redis.call('ZREM', 'ff:idx:' .. tag .. ':due', a[1])
     return { 'not_applied', 'execution_not_found' }
   end
-  local behavior, why = expire_suspension(r, at)
+  local behavior, why = wait.expire_suspension(r, at)
   local broken = why ~= 'not_suspended' and why ~= 'not_yet_due' and commit(r, at)
   if broken then
     return reply(broken)
@@ -515,14 +515,14 @@ redis.register_function('ff_expire_suspension', function(keys, a)
   return { 'applied', behavior, r.f.public_state, r.offer or '' }
 end)
 
-end_waits = function(r, why, at)
-  local x = letter(r) == 'S' and load_suspension(r)
+wait.finish = function(r, why, at)
+  local x = letter(r) == 'S' and wait.load_suspension(r)
   if x and not x.closed then
-    close_suspension(r, x, why, at)
+    wait.close_suspension(r, x, why, at)
   end
-  for _, w in ipairs(open_waitpoints(r)) do
+  for _, w in ipairs(wait.open_waitpoints(r)) do
     if w.state ~= 'a' then -- the active ones are those of the suspension
-      finish_waitpoint(r, w, 'c', 'execution_terminal', at)
+      wait.finish_waitpoint(r, w, 'c', 'execution_terminal', at)
     end
   end
   drop(r, 'wid', 'sto', 'wr', 'wpx')

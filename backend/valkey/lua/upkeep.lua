@@ -27,7 +27,7 @@ local function run_due(r, at, draw)
     return 'attempt_timeout'
   end
   if where == 'S' and f.sto and tonumber(f.sto) <= at then
-    expire_suspension(r, at)
+    wait.expire_suspension(r, at)
     return 'suspension_timeout'
   end
   if overdue(r, at) then
@@ -57,7 +57,7 @@ local function run_due(r, at, draw)
     promote_delayed(r, at)
     return 'delayed_promotion'
   end
-  if f.wpx and tonumber(f.wpx) <= at and expire_waitpoints(r, at) then
+  if f.wpx and tonumber(f.wpx) <= at and wait.expire_waitpoints(r, at) then
     return 'waitpoint_expiry'
   end
   return nil

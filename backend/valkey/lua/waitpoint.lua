@@ -6,33 +6,33 @@
 
 -- The score of a waitpoint in the order of its execution: its state. Final ones have
 -- another, so that open ones are found, and counted, without them.
-local RANK = { p = 0, a = 1, s = 2, c = 3, e = 3 }
-local LAST_OPEN = 2
-local STATE = { p = 'pending', a = 'active', s = 'satisfied', c = 'closed', e = 'expired' }
-local MAX_OPEN = 1000
+wait.RANK = { p = 0, a = 1, s = 2, c = 3, e = 3 }
+wait.LAST_OPEN = 2
+wait.STATE = { p = 'pending', a = 'active', s = 'satisfied', c = 'closed', e = 'expired' }
+wait.MAX_OPEN = 1000
 local MAX_INSTANT = 9007199254740991
 
-local function wp_key(tag, id)
+function wait.key(tag, id)
   return 'ff:wp:' .. tag .. ':' .. id
 end
 
--- wait_instant adds a duration to an instant, clamped to the last instant of waits.
-local function wait_instant(at, ms)
+-- instant adds a duration to an instant, clamped to the last instant of waits.
+function wait.instant(at, ms)
   local ends = at + ms
   return ends > MAX_INSTANT and MAX_INSTANT or ends
 end
 
--- waits_of is what the transition has noted so far.
-local function waits_of(r)
+-- noted is what the transition has noted so far.
+function wait.noted(r)
   if not r.waits then
     r.waits = { list = {}, wps = {}, ranks = {}, susp = {}, signals = {}, after = {} }
   end
   return r.waits
 end
 
--- begin_waits notes that an execution has waits, before its first one. The limit on
+-- begin notes that an execution has waits, before its first one. The limit on
 -- its signals comes into core where it is not the usual one.
-local function begin_waits(r)
+function wait.begin(r)
   if flag(r, 'w') then
     return
   end
@@ -45,8 +45,8 @@ end
 
 -- set_waitpoint notes fields of a waitpoint, field and value in turn. The same field
 -- may come again: the last value holds.
-local function set_waitpoint(r, id, ...)
-  local waits = waits_of(r)
+function wait.set_waitpoint(r, id, ...)
+  local waits = wait.noted(r)
   local set = waits.wps[id]
   if not set then
     set = {}
@@ -59,16 +59,16 @@ local function set_waitpoint(r, id, ...)
 end
 
 -- move_waitpoint notes that a waitpoint has come to a state.
-local function move_waitpoint(r, id, state)
-  local ranks = waits_of(r).ranks
-  set_waitpoint(r, id, 's', state)
-  ranks[#ranks + 1] = RANK[state]
+function wait.move_waitpoint(r, id, state)
+  local ranks = wait.noted(r).ranks
+  wait.set_waitpoint(r, id, 's', state)
+  ranks[#ranks + 1] = wait.RANK[state]
   ranks[#ranks + 1] = id
 end
 
 -- note_signal notes fields of the signals hash.
-local function note_signal(r, field, value)
-  local signals = waits_of(r).signals
+function wait.note_signal(r, field, value)
+  local signals = wait.noted(r).signals
   signals[#signals + 1] = field
   signals[#signals + 1] = value
 end
@@ -80,10 +80,10 @@ local function written(command, key, list)
   end
 end
 
-flush_waits = function(r)
+wait.flush = function(r)
   local waits = r.waits
   for _, id in ipairs(waits.list) do
-    written('HSET', wp_key(r.tag, id), waits.wps[id])
+    written('HSET', wait.key(r.tag, id), waits.wps[id])
   end
   written('ZADD', exec_key(r.tag, r.e, 'waitpoints'), waits.ranks)
   if waits.replaced then
@@ -98,8 +98,8 @@ flush_waits = function(r)
 end
 
 -- load_waitpoint reads a waitpoint, whatever execution it is of; nil without one.
-local function load_waitpoint(tag, id)
-  local v = redis.call('HMGET', wp_key(tag, id), 'x', 'k', 's', 'a', 'sid', 'exp', 'kid', 'dg', 'n', 'm')
+function wait.load_waitpoint(tag, id)
+  local v = redis.call('HMGET', wait.key(tag, id), 'x', 'k', 's', 'a', 'sid', 'exp', 'kid', 'dg', 'n', 'm')
   if not v[1] then
     return nil
   end
@@ -110,15 +110,15 @@ local function load_waitpoint(tag, id)
 end
 
 -- new_waitpoint writes a waitpoint that has not been there.
-local function new_waitpoint(r, id, key, kid, digest, at)
-  set_waitpoint(r, id, 'x', r.e, 'k', key, 'a', r.f.aid, 'i', S(N(r.f.attempts, 0) - 1), 'kid', kid, 'dg', digest, 'at', S(at))
+function wait.new_waitpoint(r, id, key, kid, digest, at)
+  wait.set_waitpoint(r, id, 'x', r.e, 'k', key, 'a', r.f.aid, 'i', S(N(r.f.attempts, 0) - 1), 'kid', kid, 'dg', digest, 'at', S(at))
 end
 
 -- open_waitpoints lists the open waitpoints: id and state.
-local function open_waitpoints(r)
+function wait.open_waitpoints(r)
   local list = {}
   if flag(r, 'w') then
-    local flat = redis.call('ZRANGE', exec_key(r.tag, r.e, 'waitpoints'), 0, LAST_OPEN, 'BYSCORE', 'WITHSCORES')
+    local flat = redis.call('ZRANGE', exec_key(r.tag, r.e, 'waitpoints'), 0, wait.LAST_OPEN, 'BYSCORE', 'WITHSCORES')
     for i = 1, #flat, 2 do
       local rank = tonumber(flat[i + 1])
       list[#list + 1] = { id = flat[i], state = rank == 0 and 'p' or rank == 1 and 'a' or 's' }
@@ -127,15 +127,15 @@ local function open_waitpoints(r)
   return list
 end
 
--- buffered_of reads the signals that are buffered on a pending waitpoint, n of them.
-local function buffered_of(r, id, n)
+-- buffered reads the signals that are buffered on a pending waitpoint, n of them.
+function wait.buffered(r, id, n)
   local list = {}
   for from = 1, n, 1000 do
     local fields = {}
     for i = from, math.min(from + 999, n) do
       fields[#fields + 1] = 'b' .. S(i)
     end
-    for _, text in ipairs(redis.call('HMGET', wp_key(r.tag, id), unpack(fields))) do
+    for _, text in ipairs(redis.call('HMGET', wait.key(r.tag, id), unpack(fields))) do
       list[#list + 1] = text and cjson.decode(text) or nil
     end
   end
@@ -143,63 +143,63 @@ local function buffered_of(r, id, n)
 end
 
 -- unbuffer notes that nothing is buffered on a waitpoint any more.
-local function unbuffer(r, id, n)
+function wait.unbuffer(r, id, n)
   local fields = {}
   for i = 1, n do
     fields[i] = 'b' .. S(i)
   end
   for i = 1, n, 2000 do
-    local after = waits_of(r).after
-    after[#after + 1] = { 'HDEL', wp_key(r.tag, id), unpack(fields, i, math.min(i + 1999, n)) }
+    local after = wait.noted(r).after
+    after[#after + 1] = { 'HDEL', wait.key(r.tag, id), unpack(fields, i, math.min(i + 1999, n)) }
   end
 end
 
 -- finish_waitpoint brings a waitpoint to its end. Signals still buffered on it never
 -- act.
-local function finish_waitpoint(r, w, state, why, at)
-  move_waitpoint(r, w.id, state)
-  set_waitpoint(r, w.id, 'cl', S(at), 'why', why)
+function wait.finish_waitpoint(r, w, state, why, at)
+  wait.move_waitpoint(r, w.id, state)
+  wait.set_waitpoint(r, w.id, 'cl', S(at), 'why', why)
   if w.state ~= 'p' then
     return
   end
-  local n = w.n or N(redis.call('HGET', wp_key(r.tag, w.id), 'n') or nil, 0)
-  for _, g in ipairs(buffered_of(r, w.id, n)) do
-    note_signal(r, 'e' .. S(g.seq), 'v')
+  local n = w.n or N(redis.call('HGET', wait.key(r.tag, w.id), 'n') or nil, 0)
+  for _, g in ipairs(wait.buffered(r, w.id, n)) do
+    wait.note_signal(r, 'e' .. S(g.seq), 'v')
   end
-  unbuffer(r, w.id, n)
+  wait.unbuffer(r, w.id, n)
 end
 
 -- pending_end is when the first pending waitpoint ends, all but one; nil without any.
 local function pending_end(r, but)
   local first
-  for _, w in ipairs(open_waitpoints(r)) do
+  for _, w in ipairs(wait.open_waitpoints(r)) do
     if w.state == 'p' and w.id ~= but then
-      first = sooner(first, N(redis.call('HGET', wp_key(r.tag, w.id), 'exp') or nil))
+      first = sooner(first, N(redis.call('HGET', wait.key(r.tag, w.id), 'exp') or nil))
     end
   end
   return first
 end
 
 -- put_pending_end stores it: due holds it together with the other instants.
-local function put_pending_end(r, first)
+function wait.put_pending_end(r, first)
   put(r, 'wpx', first and S(first) or nil)
 end
 
 -- expire_waitpoints ends the life of the pending waitpoints that are past it; nil when
 -- there is none: then what core holds is merely too early and is corrected.
-local function expire_waitpoints(r, at)
+function wait.expire_waitpoints(r, at)
   local first, some
-  for _, open in ipairs(open_waitpoints(r)) do
-    local w = open.state == 'p' and load_waitpoint(r.tag, open.id)
+  for _, open in ipairs(wait.open_waitpoints(r)) do
+    local w = open.state == 'p' and wait.load_waitpoint(r.tag, open.id)
     if w and w.exp <= at then
-      finish_waitpoint(r, w, 'e', 'never_committed', at)
+      wait.finish_waitpoint(r, w, 'e', 'never_committed', at)
       some = true
     elseif w then
       first = sooner(first, w.exp)
     end
   end
   if some then
-    put_pending_end(r, first)
+    wait.put_pending_end(r, first)
     return true
   end
   r.f.wpx = first and S(first) or nil
@@ -211,12 +211,12 @@ local function expire_waitpoints(r, at)
   return nil
 end
 
--- purge_waits removes all that is kept of waits.
-local function purge_waits(r)
+-- purge removes all that is kept of waits.
+function wait.purge(r)
   local key = exec_key(r.tag, r.e, 'waitpoints')
   local keys = { exec_key(r.tag, r.e, 'susp'), exec_key(r.tag, r.e, 'signals'), key }
   for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do
-    keys[#keys + 1] = wp_key(r.tag, id)
+    keys[#keys + 1] = wait.key(r.tag, id)
   end
   for i = 1, #keys, 2000 do
     redis.call('UNLINK', unpack(keys, i, math.min(i + 1999, #keys)))
@@ -226,7 +226,7 @@ end
 -- not_minted refuses when the caller's token is not one of the key that is current
 -- now; nil when it is. Without a token the caller could not make one, and says why
 -- once it knows the ring as it is. A kid of '' is an empty ring.
-local function not_minted(tag, kid, digest)
+function wait.not_minted(tag, kid, digest)
   local current = redis.call('HGET', 'ff:sec:' .. tag .. ':waitpoint_hmac', 'current_kid') or ''
   if current ~= kid then
     return refusal('kid_moved')
@@ -234,8 +234,8 @@ local function not_minted(tag, kid, digest)
   return digest == '' and refusal('no_token') or nil
 end
 
-local function open_limit()
-  return refusal('waitpoint_limit_exceeded', S(MAX_OPEN))
+function wait.open_limit()
+  return refusal('waitpoint_limit_exceeded', S(wait.MAX_OPEN))
 end
 
 -- ff_create_pending_waitpoint
@@ -256,26 +256,26 @@ redis.register_function('ff_create_pending_waitpoint', function(keys, a)
     return reply(refused)
   end
   local id, key = a[6], a[7]
-  local stored = load_waitpoint(tag, id)
+  local stored = wait.load_waitpoint(tag, id)
   if stored then
     if stored.x ~= r.e or stored.attempt ~= r.f.aid or stored.key ~= key then
       return refuse('waitpoint_already_exists', id)
     end
     return { S(stored.exp or 0), stored.token or '' }
   end
-  if flag(r, 'w') and redis.call('ZCOUNT', exec_key(tag, r.e, 'waitpoints'), 0, LAST_OPEN) >= MAX_OPEN then
-    return reply(open_limit())
+  if flag(r, 'w') and redis.call('ZCOUNT', exec_key(tag, r.e, 'waitpoints'), 0, wait.LAST_OPEN) >= wait.MAX_OPEN then
+    return reply(wait.open_limit())
   end
-  refused = not_minted(tag, a[9], a[10])
+  refused = wait.not_minted(tag, a[9], a[10])
   if refused then
     return reply(refused)
   end
-  local ends = wait_instant(at, tonumber(a[8]))
-  begin_waits(r)
-  new_waitpoint(r, id, key, a[9], a[10], at)
-  move_waitpoint(r, id, 'p')
-  set_waitpoint(r, id, 'exp', S(ends))
-  put_pending_end(r, sooner(N(r.f.wpx), ends))
+  local ends = wait.instant(at, tonumber(a[8]))
+  wait.begin(r)
+  wait.new_waitpoint(r, id, key, a[9], a[10], at)
+  wait.move_waitpoint(r, id, 'p')
+  wait.set_waitpoint(r, id, 'exp', S(ends))
+  wait.put_pending_end(r, sooner(N(r.f.wpx), ends))
   refused = commit(r, at)
   if refused then
     return reply(refused)
@@ -302,18 +302,18 @@ redis.register_function('ff_close_waitpoint', function(keys, a)
       return reply(refused)
     end
   end
-  local w = load_waitpoint(tag, a[7])
+  local w = wait.load_waitpoint(tag, a[7])
   if not w or w.x ~= r.e then
     return refuse('waitpoint_not_found', a[7])
   end
-  if RANK[w.state] > LAST_OPEN then
+  if wait.RANK[w.state] > wait.LAST_OPEN then
     return { 'already_closed' }
   end
   if w.state ~= 'p' then
-    return refuse('waitpoint_in_use', w.id, STATE[w.state])
+    return refuse('waitpoint_in_use', w.id, wait.STATE[w.state])
   end
-  finish_waitpoint(r, w, 'c', a[8], at)
-  put_pending_end(r, pending_end(r, w.id))
+  wait.finish_waitpoint(r, w, 'c', a[8], at)
+  wait.put_pending_end(r, pending_end(r, w.id))
   local broken = commit(r, at)
   if broken then
     return reply(broken)
@@ -333,7 +333,7 @@ redis.register_function{ function_name = 'ff_list_waitpoints', flags = { 'no-wri
     return refuse('execution_not_found')
   end
   local ids = {}
-  for _, id in ipairs(redis.call('ZRANGE', exec_key(tag, e, 'waitpoints'), RANK.p, RANK.a, 'BYSCORE')) do
+  for _, id in ipairs(redis.call('ZRANGE', exec_key(tag, e, 'waitpoints'), wait.RANK.p, wait.RANK.a, 'BYSCORE')) do
     if id > after then
       ids[#ids + 1] = id
     end
@@ -343,7 +343,7 @@ redis.register_function{ function_name = 'ff_list_waitpoints', flags = { 'no-wri
   local out = { #ids > limit and '1' or '0', x[1] or '', x[2] or '' }
   for i = 1, math.min(limit, #ids) do
     out[#out + 1] = ids[i]
-    for _, v in ipairs(redis.call('HMGET', wp_key(tag, ids[i]), 'k', 's', 'at', 'act', 'exp', 'kid', 'dg')) do
+    for _, v in ipairs(redis.call('HMGET', wait.key(tag, ids[i]), 'k', 's', 'at', 'act', 'exp', 'kid', 'dg')) do
       out[#out + 1] = v or ''
     end
   end

@@ -118,6 +118,14 @@ func (p Programs) Serve(t testing.TB) string {
 	return url
 }
 
+// News returns a channel that is closed when the program says more than it has
+// so far.
+func (r *Process) News() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.news
+}
+
 // Lines returns what the program has said so far.
 func (r *Process) Lines() []string {
 	r.mu.Lock()

@@ -27,14 +27,15 @@ func main() {
 	tasks := flag.Int("tasks", 4, "tasks at a time")
 	leaseTTL := flag.Duration("lease-ttl", time.Second, "lease TTL")
 	claimWait := flag.Duration("claim-wait", time.Second, "how long a claim waits")
+	mortal := flag.Bool("mortal", false, "kill this process where an execution's plan says so")
 	flag.Parse()
-	if err := run(*server, flowfabric.WorkerInstanceID(*instance), *tasks, *leaseTTL, *claimWait); err != nil {
+	if err := run(*server, flowfabric.WorkerInstanceID(*instance), *tasks, *leaseTTL, *claimWait, *mortal); err != nil {
 		fmt.Fprintln(os.Stderr, "crash worker:", err)
 		os.Exit(1)
 	}
 }
 
-func run(server string, instance flowfabric.WorkerInstanceID, tasks int, leaseTTL, claimWait time.Duration) error {
+func run(server string, instance flowfabric.WorkerInstanceID, tasks int, leaseTTL, claimWait time.Duration, mortal bool) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -47,17 +48,18 @@ func run(server string, instance flowfabric.WorkerInstanceID, tasks int, leaseTT
 	}
 	defer backend.Close()
 	says := &reporter{instance: instance}
+	end := &doom{says: says, mortal: mortal}
 	w, err := newWorker(ctx, backend, flowfabric.WorkerConfig{
 		WorkerID: "crash", WorkerInstanceID: instance, Namespace: crashtest.Namespace, Lanes: crashtest.Lanes(),
 		MaxConcurrentTasks: tasks, LeaseTTL: leaseTTL, ClaimWait: claimWait, DrainTimeout: 5 * time.Second,
 		Logger:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		Middleware: []flowfabric.Middleware{func(b flowfabric.Backend) flowfabric.Backend { return &witness{b, says} }},
+		Middleware: []flowfabric.Middleware{func(b flowfabric.Backend) flowfabric.Backend { return &witness{b, says, end} }},
 	})
 	if err != nil {
 		return err
 	}
 	err = flowfabric.HandleRaw(w, crashtest.Kind, func(ctx context.Context, t *flowfabric.Task, payload []byte) ([]byte, error) {
-		return handle(ctx, w.Backend(), t, payload)
+		return handle(ctx, w.Backend(), end, t, payload)
 	})
 	if err != nil {
 		return err
@@ -95,12 +97,13 @@ func newWorker(ctx context.Context, b flowfabric.Backend, config flowfabric.Work
 }
 
 // handle does what the plan says.
-func handle(ctx context.Context, b flowfabric.Backend, t *flowfabric.Task, payload []byte) ([]byte, error) {
+func handle(ctx context.Context, b flowfabric.Backend, end *doom, t *flowfabric.Task, payload []byte) ([]byte, error) {
 	var plan crashtest.Plan
 	if err := json.Unmarshal(payload, &plan); err != nil {
 		return nil, err
 	}
 	late := plan.Act == crashtest.ActLate
+	end.plan(t, plan.Die)
 	if err := work(ctx, time.Duration(plan.WorkMs)*time.Millisecond, late); err != nil {
 		return nil, err
 	}
@@ -113,9 +116,14 @@ func handle(ctx context.Context, b flowfabric.Backend, t *flowfabric.Task, paylo
 	case plan.Act == crashtest.ActDelay && first && t.ClaimKind() == flowfabric.ClaimNew:
 		return nil, flowfabric.DelayFor(50 * time.Millisecond)
 	}
+	signals, err := (&waiter{b, end, t, plan}).wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	end.at(crashtest.PointCompleting)
 	result, err := json.Marshal(crashtest.Result{
 		Serial: plan.Serial, Instance: t.WorkerInstanceID(), Epoch: t.Fence().LeaseEpoch, Attempt: t.AttemptIndex(),
-		Pad: strings.Repeat("x", plan.Pad),
+		Pad: strings.Repeat("x", plan.Pad), Signals: signals,
 	})
 	if err == nil && late {
 		completePastSDK(b, t, result)

@@ -26,6 +26,7 @@ func (r *reporter) report(line crashtest.Report) {
 type witness struct {
 	flowfabric.Backend
 	says *reporter
+	end  *doom
 }
 
 // answered reports an answer about a lease: err, where the store refused.
@@ -90,5 +91,33 @@ func (w *witness) FailExecution(ctx context.Context, args flowfabric.FailExecuti
 func (w *witness) DelayExecution(ctx context.Context, args flowfabric.DelayExecutionArgs) (flowfabric.DelayExecutionResult, error) {
 	result, err := w.Backend.DelayExecution(ctx, args)
 	w.answered(crashtest.Report{Op: crashtest.OpDelay, Replayed: result.Replayed}, args.ExecutionID, args.Fence, err)
+	return result, err
+}
+
+func (w *witness) CreatePendingWaitpoint(ctx context.Context, args flowfabric.CreatePendingWaitpointArgs) (flowfabric.PendingWaitpoint, error) {
+	p, err := w.Backend.CreatePendingWaitpoint(ctx, args)
+	r := crashtest.Report{Op: crashtest.OpWaitpoint}
+	if err == nil {
+		r.Addresses = []crashtest.Address{{Waitpoint: p.WaitpointID, Key: p.WaitpointKey, Token: p.Token.Reveal()}}
+	}
+	w.answered(r, args.ExecutionID, args.Fence, err)
+	return p, err
+}
+
+func (w *witness) Suspend(ctx context.Context, args flowfabric.SuspendArgs) (flowfabric.SuspendResult, error) {
+	w.end.sending()
+	result, err := w.Backend.Suspend(ctx, args)
+	w.end.at(crashtest.PointSending)
+	if err == nil {
+		w.end.at(crashtest.PointUnheard)
+	}
+	r := crashtest.Report{Op: crashtest.OpSuspend, Suspension: result.SuspensionID, Keyed: args.IdempotencyKey != "", Replayed: result.Replayed,
+		Satisfied: result.Outcome == flowfabric.SuspendAlreadySatisfied}
+	for _, p := range result.Waitpoints {
+		if !r.Satisfied {
+			r.Addresses = append(r.Addresses, crashtest.Address{Waitpoint: p.WaitpointID, Key: p.WaitpointKey, Token: p.Token.Reveal()})
+		}
+	}
+	w.answered(r, args.ExecutionID, args.Fence, err)
 	return result, err
 }
