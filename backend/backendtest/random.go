@@ -41,7 +41,7 @@ func RunRandom(t *testing.T, open func(t *testing.T) Harness) {
 		r.sameKeys()
 		if rapid.Bool().Draw(rt, "about waits") {
 			r.openWaits()
-			for range 3 { // waits are long stories
+			for range 2 { // waits are long stories
 				rt.Repeat(r.checked(map[string]func(){"step": r.waitStep}))
 			}
 			r.compareVisible()

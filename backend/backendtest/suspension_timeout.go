@@ -92,7 +92,7 @@ func timeoutScenarios(r *runner) {
 		x := s.suspension(id)
 		s.equal("suspension", facts(x.ReasonCode, x.EscalatedAt, x.TimeoutAt, x.TimeoutBehavior), facts("waiting_for_operator_review", s.now(), 0, ""))
 		w := s.listWaitpoints(id)
-		s.equal("waitpoint", facts(len(w), w[0].State, w[0].ExpiresAt), facts(1, "active", 0))
+		s.equal("waitpoint", facts(len(w), w[0].State, w[0].ExpiresAt, w[0].ConditionKind, w[0].RequiredSignalNames), facts(1, "active", 0, "operator_only", "[]"))
 		s.equal("attempt", s.attempt(id, 0).AttemptState, flowfabric.AttemptSuspended)
 		s.deliver(at[0], "ready", flowfabric.EffectNotInCondition)
 		s.stillSuspended(id, flowfabric.ReasonPausedByOperator)
