@@ -19,7 +19,11 @@ import (
 // TestMain lets the test binary be the process that is killed.
 func TestMain(m *testing.M) {
 	if path := os.Getenv("FLOWFABRIC_CRASH_CHILD"); path != "" {
-		crashChild(path)
+		if os.Getenv("FLOWFABRIC_CRASH_WAITS") != "" {
+			waitingChild(path)
+		} else {
+			crashChild(path)
+		}
 		return
 	}
 	os.Exit(m.Run())
@@ -182,8 +186,25 @@ func audit(t *testing.T, b *sqlite.Backend) {
 func runChild(t *testing.T, path string, lines int, created map[flowfabric.ExecutionID]bool, done map[flowfabric.ExecutionID]string,
 	resumed map[flowfabric.SignalID]flowfabric.ExecutionID) {
 	t.Helper()
+	killChild(t, path, lines, func(word, rest string) {
+		id, more, ok := strings.Cut(rest, " ")
+		switch {
+		case word == "c":
+			created[flowfabric.ExecutionID(rest)] = true
+		case word == "d" && ok:
+			done[flowfabric.ExecutionID(id)] = more
+		case word == "g" && ok:
+			resumed[flowfabric.SignalID(more)] = flowfabric.ExecutionID(id)
+		}
+	})
+}
+
+// killChild starts a process that works on the store, kills it after so many
+// lines and hands every line over.
+func killChild(t *testing.T, path string, lines int, take func(word, rest string), env ...string) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "FLOWFABRIC_CRASH_CHILD="+path)
+	cmd.Env = append(append(os.Environ(), "FLOWFABRIC_CRASH_CHILD="+path), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -199,22 +220,10 @@ func runChild(t *testing.T, path string, lines int, created map[flowfabric.Execu
 		}
 		// What was printed before the kill was acknowledged, also if read later.
 		word, rest, _ := strings.Cut(scan.Text(), " ")
-		switch word {
-		case "c":
-			created[flowfabric.ExecutionID(rest)] = true
-		case "d":
-			id, epoch, ok := strings.Cut(rest, " ")
-			if ok {
-				done[flowfabric.ExecutionID(id)] = epoch
-			}
-		case "g":
-			id, signal, ok := strings.Cut(rest, " ")
-			if ok {
-				resumed[flowfabric.SignalID(signal)] = flowfabric.ExecutionID(id)
-			}
-		case "error":
+		if word == "error" {
 			t.Error(scan.Text())
 		}
+		take(word, rest)
 	}
 	_ = cmd.Wait()
 }
