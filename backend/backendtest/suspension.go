@@ -181,6 +181,37 @@ func suspensionScenarios(r *runner) {
 		})
 	})
 
+	r.scenario("03.4.2 of a pending waitpoint its existence, state and owner are checked, in this order", func(s *scene) {
+		id, task := s.createClaimed(onPartition(testPartition))
+		closed, expired := s.pending(task, "a"), pendingArgs(task, "a")
+		expired.ExpiresInMs = 1000
+		_, err := s.tryPending(expired)
+		s.ok(err)
+		_, err = s.operatorClose(closed)
+		s.ok(err)
+		open := s.pending(task, "a")
+		s.revoke(id)
+		next := s.claimBy(id, workerB)
+		other, otherTask := s.createClaimed(onPartition(testPartition))
+		s.advance(1000)
+		for _, tried := range []flowfabric.ClaimedExecution{next, otherTask} { // another attempt, another execution
+			for _, c := range []struct {
+				waitpoint flowfabric.WaitpointID
+				code      flowfabric.Code
+			}{
+				{flowfabric.NewWaitpointID(), flowfabric.CodeWaitpointNotFound},
+				{closed.waitpoint, flowfabric.CodeWaitpointNotPending},
+				{expired.WaitpointID, flowfabric.CodePendingWaitpointExpired},
+				{open.waitpoint, flowfabric.CodeInvalidWaitpointForExecution},
+			} {
+				s.unchanged(other, func() {
+					_, err := s.trySuspend(tried, flowfabric.Single("a", flowfabric.AnySignal()), onPending(address{waitpoint: c.waitpoint, key: "a"}))
+					s.assertCode(err, c.code)
+				})
+			}
+		}
+	})
+
 	r.scenario("03.14 the keys of the waitpoints are those of the condition", func(s *scene) {
 		id, task := s.createClaimed()
 		s.unchanged(id, func() {

@@ -223,7 +223,7 @@ func TestBootOfWorker(t *testing.T) {
 	if got, err := w.PartitionConfig(t.Context()); err != nil || got != cfg.PartitionConfig {
 		t.Errorf("PartitionConfig %v, %v", got, err)
 	}
-	srv.Must("FUNCTION", "FLUSH")
+	srv.Must("FUNCTION", "FLUSH", "SYNC")
 	_, err = open(t.Context(), worker)
 	wantCode(t, err, flowfabric.CodeLibraryMissing)
 

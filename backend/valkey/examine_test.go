@@ -71,6 +71,6 @@ func TestExamineCluster(t *testing.T) {
 	wantVerdicts(t, verdicts(t, Examine(t.Context(), cfg)), map[string]Verdict{
 		"store": VerdictOK, "store version": VerdictOK, "replicas": VerdictOK, "library": VerdictOK, "deployment": VerdictOK, "clocks": VerdictOK,
 	})
-	cluster.Primaries()[1].Must("FUNCTION", "FLUSH")
+	cluster.Primaries()[1].Must("FUNCTION", "FLUSH", "SYNC")
 	wantVerdicts(t, verdicts(t, Examine(t.Context(), cfg)), map[string]Verdict{"library": VerdictFail})
 }

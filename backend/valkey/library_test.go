@@ -46,3 +46,13 @@ func TestLibrarySource(t *testing.T) {
 		}
 	}
 }
+
+// Valkey 8.0 frees more than 64 functions in the background, on FUNCTION FLUSH and
+// when a replica is loaded anew, while it goes on to run and load functions: it
+// crashes then. No library may have more.
+func TestLibraryHasFewFunctions(t *testing.T) {
+	source, _ := buildLibrary(libraryOptions{})
+	if n := strings.Count(source, "redis.register_function"); n > 64 {
+		t.Errorf("%d functions", n)
+	}
+}

@@ -176,7 +176,7 @@ func TestFunctionFlushUnderLoad(t *testing.T) {
 			s, servers := c.open(t)
 			loads := s.lib.loads.Load()
 			for _, srv := range servers {
-				srv.Must("FUNCTION", "FLUSH")
+				srv.Must("FUNCTION", "FLUSH", "SYNC")
 			}
 			var wg sync.WaitGroup
 			for i := range 100 {
@@ -213,7 +213,7 @@ func TestWorkerWithoutLibrary(t *testing.T) {
 	cfg := testConfig(srv.Addr())
 	cfg.Role = RoleWorker
 	w := openTest(t, cfg)
-	srv.Must("FUNCTION", "FLUSH")
+	srv.Must("FUNCTION", "FLUSH", "SYNC")
 	begun := time.Now()
 	_, err := w.call(t.Context(), "ff_test_count", "{fp:1}", "1")
 	e := wantCode(t, err, flowfabric.CodeLibraryMissing)
@@ -240,7 +240,7 @@ func TestLibraryCheck(t *testing.T) {
 	cfg := testConfig(srv.Addr())
 	cfg.Testing.LibraryCheck = 5 * time.Millisecond
 	s := openTest(t, cfg)
-	srv.Must("FUNCTION", "FLUSH")
+	srv.Must("FUNCTION", "FLUSH", "SYNC")
 	eventually(t, "the library is back", func() bool {
 		v, _ := srv.CLI("FCALL_RO", "ff_version", "0")
 		return v == s.lib.version.String()
@@ -284,7 +284,7 @@ func TestNoRepairOfReplacedStore(t *testing.T) {
 	srv := valkeytest.Take(t)
 	s := openTest(t, testConfig(srv.Addr()))
 	srv.Must("FLUSHALL")
-	srv.Must("FUNCTION", "FLUSH")
+	srv.Must("FUNCTION", "FLUSH", "SYNC")
 	_, err := s.call(t.Context(), "ff_test_count", "{fp:1}", "1")
 	wantCode(t, err, flowfabric.CodeStoreReplaced)
 	if n := commandCalls(t, srv, "function|load"); n != 1 {

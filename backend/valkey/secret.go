@@ -14,6 +14,7 @@ import (
 )
 
 const (
+	fnSecret = "ff_waitpoint_secret"
 	// ringsInFlight is how many copies of the key ring are written at once.
 	ringsInFlight = 64
 	// maxMintTries bounds the tries to make a token while keys are rotated.
@@ -134,17 +135,16 @@ func (s *Store) mint(ctx context.Context, id flowfabric.ExecutionID, call func(*
 
 // SeedWaitpointSecret installs a key in every copy of the ring that is empty.
 func (s *Store) SeedWaitpointSecret(ctx context.Context, kid, secretHex string) (res flowfabric.SeedWaitpointSecretResult, err error) {
-	const fn = "ff_seed_waitpoint_hmac_secret"
 	if err := rules.ValidateKey(kid, secretHex); err != nil {
 		return res, err
 	}
 	defer s.rings.forget()
 	res.Copies = make(map[flowfabric.SeedOutcome]int)
-	err = s.eachRing(ctx, fn, []string{kid, secretHex}, func(part uint16, a answer) error {
+	err = s.eachRing(ctx, []string{"s", kid, secretHex}, func(part uint16, a answer) error {
 		if a.err != nil {
 			return a.err
 		}
-		list, err := elementsOf(fn, &a.msg, 2)
+		list, err := elementsOf(fnSecret, &a.msg, 2)
 		if err != nil {
 			return err
 		}
@@ -158,13 +158,13 @@ func (s *Store) SeedWaitpointSecret(ctx context.Context, kid, secretHex string) 
 	return res, err
 }
 
-// eachRing calls a function for every copy of the ring, some at once, and hands the
+// eachRing does something with every copy of the ring, some at once, and hands the
 // answers to take in the order of the partitions.
-func (s *Store) eachRing(ctx context.Context, fn string, args []string, take func(uint16, answer) error) error {
+func (s *Store) eachRing(ctx context.Context, args []string, take func(uint16, answer) error) error {
 	for parts := range slices.Chunk(s.allPartitions(), ringsInFlight) {
 		reqs := make([]request, len(parts))
 		for i, part := range parts {
-			reqs[i] = request{fn: fn, tag: s.tag(part), args: args}
+			reqs[i] = request{fn: fnSecret, tag: s.tag(part), args: args}
 		}
 		for i, a := range s.calls(ctx, reqs) {
 			if err := take(parts[i], a); err != nil {
@@ -177,7 +177,6 @@ func (s *Store) eachRing(ctx context.Context, fn string, args []string, take fun
 
 // RotateWaitpointSecret makes a key the current one in every copy of the ring.
 func (s *Store) RotateWaitpointSecret(ctx context.Context, a flowfabric.RotateWaitpointSecretArgs) (res flowfabric.RotateWaitpointSecretResult, err error) {
-	const fn = "ff_rotate_waitpoint_hmac_secret"
 	grace, err := rules.ValidateRotate(a)
 	if err != nil {
 		return res, err
@@ -191,8 +190,8 @@ func (s *Store) RotateWaitpointSecret(ctx context.Context, a flowfabric.RotateWa
 	defer s.rings.forget()
 	res.NewKID = a.NewKID
 	failed := 0
-	err = s.eachRing(ctx, fn, []string{a.NewKID, a.NewSecretHex, strconv.FormatInt(grace, 10)}, func(part uint16, got answer) error {
-		c := rotated(fn, part, got)
+	err = s.eachRing(ctx, []string{"r", a.NewKID, a.NewSecretHex, strconv.FormatInt(grace, 10)}, func(part uint16, got answer) error {
+		c := rotated(part, got)
 		if c.Err != nil {
 			failed++
 		}
@@ -205,12 +204,12 @@ func (s *Store) RotateWaitpointSecret(ctx context.Context, a flowfabric.RotateWa
 	return res, err
 }
 
-func rotated(fn string, part uint16, got answer) flowfabric.RotatedCopy {
+func rotated(part uint16, got answer) flowfabric.RotatedCopy {
 	c := flowfabric.RotatedCopy{Partition: part, Err: got.err}
 	if got.err != nil {
 		return c
 	}
-	list, err := elementsOf(fn, &got.msg, 3)
+	list, err := elementsOf(fnSecret, &got.msg, 3)
 	if err != nil {
 		c.Err = err
 		return c
@@ -223,11 +222,11 @@ func rotated(fn string, part uint16, got answer) flowfabric.RotatedCopy {
 // called; that of a process that died for two minutes.
 func (s *Store) beginRotation(ctx context.Context) (end func(), err error) {
 	mark := uuid.NewString()
-	msg, err := s.call(ctx, "ff_begin_rotation", tagRotation, mark, strconv.Itoa(flowfabric.AdminRotateTimeoutMs))
+	msg, err := s.call(ctx, fnSecret, tagRotation, "b", mark, strconv.Itoa(flowfabric.AdminRotateTimeoutMs))
 	if err != nil {
 		return nil, err
 	}
-	list, err := elementsOf("ff_begin_rotation", &msg, 1)
+	list, err := elementsOf(fnSecret, &msg, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +235,7 @@ func (s *Store) beginRotation(ctx context.Context) (end func(), err error) {
 			With("pool", flowfabric.PoolAdminRotate)
 	}
 	return func() {
-		if _, err := s.call(context.WithoutCancel(ctx), "ff_end_rotation", tagRotation, mark); err != nil {
+		if _, err := s.call(context.WithoutCancel(ctx), fnSecret, tagRotation, "e", mark); err != nil {
 			s.log.WarnContext(ctx, "the end of a rotation was not noted; the next one may have to wait", "error", err)
 		}
 	}, nil
@@ -244,12 +243,11 @@ func (s *Store) beginRotation(ctx context.Context) (end func(), err error) {
 
 // ListWaitpointKIDs is the ring of the first partition without its secrets.
 func (s *Store) ListWaitpointKIDs(ctx context.Context) (out flowfabric.WaitpointKIDs, err error) {
-	const fn = "ff_list_waitpoint_hmac_kids"
-	msg, err := s.read(ctx, fn, s.tag(0))
+	msg, err := s.read(ctx, fnReadWaits, s.tag(0), "", "k")
 	if err != nil {
 		return out, err
 	}
-	list, err := elementsOf(fn, &msg, 2)
+	list, err := elementsOf(fnReadWaits, &msg, 2)
 	if err != nil {
 		return out, err
 	}

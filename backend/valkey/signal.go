@@ -169,12 +169,12 @@ func readSignals(d *decoder, id flowfabric.ExecutionID, list elements) []flowfab
 
 // ObserveSignals returns the signals that ended the attempt's last suspension.
 func (s *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) ([]flowfabric.ResumeSignal, error) {
-	const fn = "ff_observe_signals"
-	list, err := s.inspect(ctx, fn, 0, a.ExecutionID, string(a.AttemptID))
+	const op = "observe_signals"
+	list, err := s.inspect(ctx, op, "o", 0, a.ExecutionID, string(a.AttemptID))
 	if err != nil {
 		return nil, err
 	}
-	d := decoder{op: operation(fn)}
+	d := decoder{op: op}
 	recorded := readSignals(&d, a.ExecutionID, list)
 	if d.err != nil {
 		return nil, d.err
@@ -184,16 +184,16 @@ func (s *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsA
 
 // ListSignals pages over the recorded signals, without payloads.
 func (s *Store) ListSignals(ctx context.Context, a flowfabric.ListSignalsArgs) (res flowfabric.ListSignalsResult, err error) {
-	const fn, stride = "ff_list_signals", 3
+	const op, stride = "list_signals", 3
 	limit, err := rules.ValidateListSignals(a)
 	if err != nil {
 		return res, err
 	}
-	list, err := s.inspect(ctx, fn, 1, a.ExecutionID, strconv.FormatUint(a.After, 10), strconv.Itoa(limit), string(a.WaitpointID), mark(a.UnconsumedOnly))
+	list, err := s.inspect(ctx, op, "l", 1, a.ExecutionID, strconv.FormatUint(a.After, 10), strconv.Itoa(limit), string(a.WaitpointID), mark(a.UnconsumedOnly))
 	if err != nil {
 		return res, err
 	}
-	d := decoder{op: operation(fn)}
+	d := decoder{op: op}
 	res.Signals = []flowfabric.RecordedSignal{}
 	for i := 1; i+stride <= len(list); i += stride {
 		res.Signals = append(res.Signals, decodeSignal(&d, a.ExecutionID, list.str(i), list.str(i+1), list.str(i+2)))
@@ -206,12 +206,12 @@ func (s *Store) ListSignals(ctx context.Context, a flowfabric.ListSignalsArgs) (
 
 // GetSignal returns a signal with its payload.
 func (s *Store) GetSignal(ctx context.Context, id flowfabric.ExecutionID, signal flowfabric.SignalID) (*flowfabric.RecordedSignal, error) {
-	const fn = "ff_get_signal"
-	list, err := s.inspect(ctx, fn, 0, id, string(signal))
+	const op = "get_signal"
+	list, err := s.inspect(ctx, op, "g", 0, id, string(signal))
 	if err != nil {
 		return nil, err
 	}
-	d := decoder{op: operation(fn)}
+	d := decoder{op: op}
 	found := readSignals(&d, id, list)
 	if d.err != nil {
 		return nil, d.err

@@ -13,7 +13,10 @@ import (
 	"github.com/flowfabric/flowfabric/internal/rules"
 )
 
-const fnSuspend = "ff_suspend_execution"
+const (
+	fnSuspend = "ff_suspend_execution"
+	fnResume  = "ff_resume_execution"
+)
 
 // Suspend gives a lease up and waits, or finds the condition satisfied already.
 func (s *Store) Suspend(ctx context.Context, a flowfabric.SuspendArgs) (res flowfabric.SuspendResult, err error) {
@@ -105,7 +108,7 @@ func (s *Store) ResumeExecution(ctx context.Context, a flowfabric.ResumeExecutio
 	if a.ResumeDelayMs != nil {
 		delay = strconv.FormatInt(*a.ResumeDelayMs, 10)
 	}
-	list, err := s.change(ctx, "ff_resume_execution", 1, a.ExecutionID, string(reason), delay)
+	list, err := s.change(ctx, fnResume, 1, a.ExecutionID, string(reason), delay)
 	if err != nil {
 		return res, err
 	}
@@ -154,20 +157,22 @@ func pairsOf(msg *vk.ValkeyMessage) (hash, error) {
 
 // ExpireSuspension applies a suspension's timeout if it has come.
 func (s *Store) ExpireSuspension(ctx context.Context, id flowfabric.ExecutionID) (res flowfabric.ExpireSuspensionResult, err error) {
-	list, err := s.change(ctx, "ff_expire_suspension", 2, id)
+	list, err := s.change(ctx, fnResume, 3, id, "timeout", "")
+	if flowfabric.CodeOf(err) == flowfabric.CodeExecutionNotFound {
+		return flowfabric.ExpireSuspensionResult{Outcome: flowfabric.SuspensionTimeoutNotApplied, Reason: string(flowfabric.CodeExecutionNotFound)}, nil
+	}
 	if err != nil {
 		return res, err
 	}
-	res.Outcome = flowfabric.ExpireSuspensionOutcome(list.str(0))
-	if res.Outcome == flowfabric.SuspensionTimeoutNotApplied {
-		res.Reason = list.str(1)
-		return res, nil
+	if list.str(0) == "" {
+		return flowfabric.ExpireSuspensionResult{Outcome: flowfabric.SuspensionTimeoutNotApplied, Reason: list.str(2)}, nil
 	}
-	res.Behavior, res.PublicState = flowfabric.TimeoutBehavior(list.str(1)), flowfabric.PublicState(list.str(2))
+	res = flowfabric.ExpireSuspensionResult{Outcome: flowfabric.SuspensionTimeoutApplied, Behavior: flowfabric.TimeoutBehavior(list.str(2)),
+		PublicState: flowfabric.PublicState(list.str(0))}
 	if res.PublicState.Terminal() {
 		s.settled(id)
 	}
-	s.offered(id, list.str(3))
+	s.offered(id, list.str(1))
 	return res, nil
 }
 
@@ -176,8 +181,11 @@ func (s *Store) SuspendForBudget(ctx context.Context, a flowfabric.SuspendForBud
 	if a.SuspensionID == "" {
 		a.SuspensionID = flowfabric.NewSuspensionID()
 	}
-	list, err := s.fenced(ctx, "ff_suspend_for_budget", 1, a.ExecutionID, &a.Fence, string(a.SuspensionID), a.BudgetID, a.Detail)
-	if err != nil || list.str(0) != "1" {
+	cond := flowfabric.OperatorOnly()
+	const code = flowfabric.SuspendPausedByBudget
+	list, err := s.fenced(ctx, fnSuspend, 2, a.ExecutionID, &a.Fence, string(a.SuspensionID), string(cond.JSON()), string(code),
+		string(code.BlockingReason()), string(flowfabric.RequestedByPolicy), "", "", "", "", "", "", a.BudgetID, a.Detail)
+	if err != nil || list.str(1) != "s" {
 		return false, err
 	}
 	s.suspended(a.ExecutionID)

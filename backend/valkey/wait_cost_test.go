@@ -119,8 +119,15 @@ func TestWaitCommands(t *testing.T) {
 			wantCode(w.t, err, flowfabric.CodeInvalidToken)
 		}, "fcall 1, hgetall 1, hmget 1, hset 1, time 1"},
 	} {
+		nextMillisecond(w.party) // else the instant of the last mutation stays as it is
 		if got := commandsOf(t, at.server, c.do); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
 		}
+	}
+}
+
+// nextMillisecond waits until the clock has gone on.
+func nextMillisecond(p *party) {
+	for begun := p.Now(); p.Now() <= begun+1; {
 	}
 }

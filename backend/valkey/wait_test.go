@@ -53,7 +53,7 @@ func layoutOfAWait(t *testing.T, at place) {
 	}; !slices.Equal(got, want) {
 		t.Errorf("keys of a pending waitpoint:\n got %v\nwant %v", got, want)
 	}
-	if ttl := at.ttl("ff:sigdedup:{fp:9}:" + string(pending.WaitpointID) + ":key"); ttl <= 86_390_000 || ttl > 86_400_000 {
+	if ttl := at.ttl("ff:sigdedup:{fp:9}:" + string(pending.WaitpointID) + ":key"); ttl <= 86_450_000 || ttl > 86_460_000 {
 		t.Errorf("the idempotency key of a signal lives for %d ms", ttl)
 	}
 	timeout := int64(20_000)
@@ -66,7 +66,7 @@ func layoutOfAWait(t *testing.T, at place) {
 	if due, want := s.due(id), strconv.FormatInt(int64(s.clock.NowMillis())+timeout, 10); due != want {
 		t.Errorf("suspended, due is %s, want the timeout %s", due, want)
 	}
-	if ttl := at.ttl("ff:dedup:suspend:{fp:9}:" + uuidOf(id) + ":" + string(task.Fence.LeaseID) + ":once"); ttl <= 70_000 || ttl > 80_000 {
+	if ttl := at.ttl("ff:dedup:suspend:{fp:9}:" + uuidOf(id) + ":" + string(task.Fence.LeaseID) + ":once"); ttl <= 130_000 || ttl > 140_000 {
 		t.Errorf("the outcome of the suspend lives for %d ms", ttl)
 	}
 	if n := at.must("HLEN", "ff:idx:{fp:9}:lane:emails:active"); n != int64(0) {

@@ -48,17 +48,17 @@ func (s *Store) CloseWaitpoint(ctx context.Context, a flowfabric.CloseWaitpointA
 
 // ListPendingWaitpoints lists pending and active waitpoints without tokens.
 func (s *Store) ListPendingWaitpoints(ctx context.Context, a flowfabric.ListPendingWaitpointsArgs) (res flowfabric.ListPendingWaitpointsResult, err error) {
-	const fn, head, stride = "ff_list_waitpoints", 3, 8
+	const op, head, stride = "list_pending_waitpoints", 3, 8
 	limit, err := rules.ValidateListWaitpoints(a)
 	if err != nil {
 		return res, err
 	}
-	list, err := s.inspect(ctx, fn, head, a.ExecutionID, string(a.After), strconv.Itoa(limit))
+	list, err := s.inspect(ctx, op, "w", head, a.ExecutionID, string(a.After), strconv.Itoa(limit))
 	if err != nil {
 		return res, err
 	}
 	var x *rules.Suspension
-	d := decoder{op: operation(fn)}
+	d := decoder{op: op}
 	if cond := list.str(1); cond != "" {
 		x = &rules.Suspension{}
 		x.ResumeCondition = d.condition(cond)
@@ -77,17 +77,23 @@ func (s *Store) ListPendingWaitpoints(ctx context.Context, a flowfabric.ListPend
 	return res, d.err
 }
 
-// inspect calls a function that reads of one execution; its answer has at least n
-// elements.
-func (s *Store) inspect(ctx context.Context, fn string, n int, id flowfabric.ExecutionID, args ...string) (elements, error) {
+const fnReadWaits = "ff_read_waits"
+
+// inspect reads of the waits of one execution; what is the letter of a read of the
+// library. Its answer has at least n elements.
+func (s *Store) inspect(ctx context.Context, op, what string, n int, id flowfabric.ExecutionID, args ...string) (elements, error) {
 	if err := rules.ValidateExecutionID(id, s.parts); err != nil {
 		return nil, err
 	}
-	msg, err := s.read(ctx, fn, tagOf(id), append([]string{uuidOf(id)}, args...)...)
-	if err != nil {
-		return nil, known(err, id)
+	msg, err := s.read(ctx, fnReadWaits, tagOf(id), append([]string{uuidOf(id), what}, args...)...)
+	if err == nil {
+		return elementsOf(fnReadWaits, &msg, n)
 	}
-	return elementsOf(fn, &msg, n)
+	if e := flowfabric.AsError(known(err, id)); e != nil {
+		e.Op = op
+		return nil, e
+	}
+	return nil, err
 }
 
 // ReadWaitpointToken returns the token of an open waitpoint.

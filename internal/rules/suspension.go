@@ -191,15 +191,15 @@ func bindOne(s *State, b *flowfabric.WaitpointBinding, stored *StoredWaitpoint, 
 	switch {
 	case stored == nil:
 		return Waitpoint{}, waitpointNotFound(b.WaitpointID)
-	case stored.ExecutionID != s.Exec.ExecutionID || stored.AttemptID != s.Exec.CurrentAttemptID:
-		return Waitpoint{}, flowfabric.NewError(flowfabric.CodeInvalidWaitpointForExecution,
-			"waitpoint %s is of another execution or attempt", b.WaitpointID).With("field", "waitpoints")
 	case stored.State == flowfabric.WaitpointExpired,
 		stored.State == flowfabric.WaitpointPending && stored.ExpiresAt <= now:
 		return Waitpoint{}, flowfabric.NewError(flowfabric.CodePendingWaitpointExpired, "waitpoint %s expired at %d", b.WaitpointID, stored.ExpiresAt)
 	case stored.State != flowfabric.WaitpointPending:
 		return Waitpoint{}, flowfabric.NewError(flowfabric.CodeWaitpointNotPending, "waitpoint %s is %s", b.WaitpointID, stored.State).
 			With("state", string(stored.State))
+	case stored.ExecutionID != s.Exec.ExecutionID || stored.AttemptID != s.Exec.CurrentAttemptID:
+		return Waitpoint{}, flowfabric.NewError(flowfabric.CodeInvalidWaitpointForExecution,
+			"waitpoint %s is of another execution or attempt", b.WaitpointID).With("field", "waitpoints")
 	case stored.Token.IsZero():
 		return Waitpoint{}, flowfabric.NewError(flowfabric.CodeWaitpointNotTokenBound, "waitpoint %s has no token", b.WaitpointID)
 	}

@@ -174,8 +174,9 @@ local function archive(r, ended)
 end
 
 -- wait is what the files of waitpoints, conditions and suspensions do for each other
--- and for the rest: they are blocks of their own, for want of local names.
-local wait = {}
+-- and for the rest: they are blocks of their own, for want of local names. read are
+-- the reads of ff_read_waits.
+local wait = { read = {} }
 
 -- commit is save together with what else a transition noted.
 local function commit(r, at)

@@ -19,14 +19,10 @@ local function same_secret(a, b)
   return string.lower(a) == string.lower(b)
 end
 
--- ff_seed_waitpoint_hmac_secret
--- KEYS 1 routing key
--- ARGV kid, secret
--- Returns {installed, unchanged, repaired or kept, current kid}.
-redis.register_function('ff_seed_waitpoint_hmac_secret', function(keys, a)
-  local tag = enter(keys)
+-- seed installs a key in an empty ring, or puts the missing secret of the current key
+-- back. It returns {installed, unchanged, repaired or kept, current kid}.
+local function seed(tag, kid, secret)
   local ring = ring_of(tag)
-  local kid, secret = a[1], a[2]
   local current = ring.current_kid
   local stored = ring['secret:' .. kid]
   if not current then
@@ -40,17 +36,13 @@ redis.register_function('ff_seed_waitpoint_hmac_secret', function(keys, a)
     return { 'repaired', kid }
   end
   return { same_secret(stored, secret) and 'unchanged' or 'kept', kid }
-end)
+end
 
--- ff_rotate_waitpoint_hmac_secret
--- KEYS 1 routing key
--- ARGV kid, secret, grace in ms
--- Returns {rotated or noop, previous kid, number of keys removed}.
-redis.register_function('ff_rotate_waitpoint_hmac_secret', function(keys, a)
-  local tag = enter(keys)
+-- rotate makes a key the current one. It returns {rotated or noop, previous kid, number
+-- of keys removed}.
+local function rotate(tag, kid, secret, grace)
   local at = now()
   local key, ring = ring_key(tag), ring_of(tag)
-  local kid, secret = a[1], a[2]
   local current, stored = ring.current_kid, ring['secret:' .. kid]
   if stored and not same_secret(stored, secret) then
     return refuse('rotation_conflict', kid)
@@ -73,19 +65,16 @@ redis.register_function('ff_rotate_waitpoint_hmac_secret', function(keys, a)
   redis.call('HDEL', key, unpack(gone))
   redis.call('HSET', key, 'current_kid', kid, 'secret:' .. kid, secret)
   if current then
-    redis.call('HSET', key, 'expires_at:' .. current, S(wait.instant(at, tonumber(a[3]))))
+    redis.call('HSET', key, 'expires_at:' .. current, S(wait.instant(at, grace)))
   end
   return { 'rotated', current or '', S(removed) }
-end)
+end
 
--- ff_list_waitpoint_hmac_kids (read only)
--- KEYS 1 routing key
--- ARGV none
--- Returns {now, current kid, then former kid and the end of its grace in turn}: never
--- a secret.
-redis.register_function{ function_name = 'ff_list_waitpoint_hmac_kids', flags = { 'no-writes' }, callback = function(keys)
-  local ring = ring_of(enter(keys))
-  local out = { S(now()), ring.current_kid or '' }
+-- read.k lists the keys without their secrets: {now, current kid, then former kid and
+-- the end of its grace in turn}.
+function wait.read.k(tag)
+  local ring = ring_of(tag)
+  local out = { (S(now())), ring.current_kid or '' }
   for field, value in pairs(ring) do
     local former = string.match(field, '^expires_at:(.*)$')
     if former and tonumber(value) then
@@ -94,26 +83,39 @@ redis.register_function{ function_name = 'ff_list_waitpoint_hmac_kids', flags = 
     end
   end
   return out
-end }
+end
 
--- ff_begin_rotation
--- KEYS 1 ff:config:rotation
--- ARGV a token of the caller, for how many ms at most
--- Returns {1 when the caller may rotate, else 0}. Only one at a time may.
-redis.register_function('ff_begin_rotation', function(keys, a)
-  if redis.call('SET', keys[1], a[1], 'NX', 'PX', a[2]) or redis.call('GET', keys[1]) == a[1] then
+-- begin lets one rotation run at a time: {1 when the caller may, else 0}.
+local function begin(key, mark, ttl)
+  if redis.call('SET', key, mark, 'NX', 'PX', ttl) or redis.call('GET', key) == mark then
     return { '1' }
   end
   return { '0' }
-end)
+end
 
--- ff_end_rotation
--- KEYS 1 ff:config:rotation
--- ARGV the token given to ff_begin_rotation
--- Returns {}.
-redis.register_function('ff_end_rotation', function(keys, a)
-  if redis.call('GET', keys[1]) == a[1] then
-    redis.call('DEL', keys[1])
+local function finish(key, mark)
+  if redis.call('GET', key) == mark then
+    redis.call('DEL', key)
   end
   return {}
+end
+
+-- ff_waitpoint_secret
+-- KEYS 1 routing key; for b and e ff:config:rotation
+-- ARGV s, kid, secret: seed
+--      r, kid, secret, grace in ms: rotate
+--      b, mark of the caller, for how many ms at most: begin
+--      e, mark: finish
+-- Returns what that returns.
+redis.register_function('ff_waitpoint_secret', function(keys, a)
+  if a[1] == 'b' then
+    return begin(keys[1], a[2], a[3])
+  elseif a[1] == 'e' then
+    return finish(keys[1], a[2])
+  end
+  local tag = enter(keys)
+  if a[1] == 's' then
+    return seed(tag, a[2], a[3])
+  end
+  return rotate(tag, a[2], a[3], tonumber(a[4]))
 end)

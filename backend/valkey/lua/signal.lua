@@ -168,8 +168,7 @@ redis.register_function('ff_deliver_signal', function(keys, a)
     id = a[5], name = a[6], category = a[7], source = a[8], identity = a[9], head = a[10], payload = a[11],
   }, at)
   if a[12] ~= '' then
-    local after = wait.noted(r).after
-    after[#after + 1] = { 'SET', 'ff:sigdedup:' .. tag .. ':' .. w.id .. ':' .. a[12], S(at + a[13]) .. ' ' .. r.f.sq, 'PX', a[13] }
+    wait.remember(r, 'ff:sigdedup:' .. tag .. ':' .. w.id .. ':' .. a[12], at, tonumber(a[13]), ' ' .. r.f.sq)
   end
   refused = commit(r, at)
   if refused then
@@ -178,51 +177,33 @@ redis.register_function('ff_deliver_signal', function(keys, a)
   return { 'a', a[5], effect, r.offer or '' }
 end)
 
--- ff_observe_signals (read only)
--- KEYS 1 routing key
--- ARGV e, attempt_id
--- Returns for each signal that ended the attempt's last suspension, in order: number,
---      record, effect, payload.
-redis.register_function{ function_name = 'ff_observe_signals', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag, e = enter(keys), a[1]
-  if redis.call('HEXISTS', exec_key(tag, e, 'core'), 'st') == 0 then
-    return refuse('execution_not_found')
-  end
+-- read.o tells the signals that ended the last suspension of an attempt, in order. a:
+-- attempt_id. It returns for each: number, record, effect, payload.
+function wait.read.o(tag, e, a)
   local r = { tag = tag, e = e }
   local x = wait.load_suspension(r)
   local why = x and x.closed and x.why
-  if not why or x.att ~= a[2] or (why ~= 'resumed' and why ~= 'already_satisfied' and why ~= 'timed_out_auto_resume') then
+  if not why or x.att ~= a[3] or (why ~= 'resumed' and why ~= 'already_satisfied' and why ~= 'timed_out_auto_resume') then
     return {}
   end
   return wait.told_signals(tag, e, wait.satisfiers(r, x), {})
-end }
+end
 
--- ff_get_signal (read only)
--- KEYS 1 routing key
--- ARGV e, signal_id
--- Returns {} without the signal, else {number, record, effect, payload}.
-redis.register_function{ function_name = 'ff_get_signal', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag, e = enter(keys), a[1]
-  if redis.call('HEXISTS', exec_key(tag, e, 'core'), 'st') == 0 then
-    return refuse('execution_not_found')
-  end
-  local seq = redis.call('HGET', exec_key(tag, e, 'signals'), 'i:' .. a[2])
+-- read.g tells one signal. a: signal_id. It returns {} without it, else {number, record,
+-- effect, payload}.
+function wait.read.g(tag, e, a)
+  local seq = redis.call('HGET', exec_key(tag, e, 'signals'), 'i:' .. a[3])
   return seq and wait.told_signals(tag, e, { tonumber(seq) }, {}) or {}
-end }
+end
 
--- ff_list_signals (read only)
--- KEYS 1 routing key
--- ARGV e, number to start after, limit, waitpoint_id ('' all), '1' for those not
---      consumed only
--- Returns {1 when more follow, then for each signal: number, record, effect}.
-redis.register_function{ function_name = 'ff_list_signals', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag, e, limit = enter(keys), a[1], tonumber(a[3])
-  local v = redis.call('HMGET', exec_key(tag, e, 'core'), 'st', 'sq')
-  if not v[1] then
-    return refuse('execution_not_found')
-  end
-  local out, found, last = { '0' }, 0, N(v[2] or nil, 0)
-  for from = tonumber(a[2]) + 1, last, 500 do
+-- read.l lists signals. a: number to start after, limit, waitpoint_id ('' all), '1' for
+-- those not consumed only. It returns {1 when more follow, then for each: number,
+-- record, effect}.
+function wait.read.l(tag, e, a)
+  local limit = tonumber(a[4])
+  local out, found = { '0' }, 0
+  local last = N(redis.call('HGET', exec_key(tag, e, 'core'), 'sq') or nil, 0)
+  for from = tonumber(a[3]) + 1, last, 500 do
     local fields = {}
     for seq = from, math.min(from + 499, last) do
       fields[#fields + 1] = S(seq)
@@ -231,8 +212,8 @@ redis.register_function{ function_name = 'ff_list_signals', flags = { 'no-writes
     local list = redis.call('HMGET', exec_key(tag, e, 'signals'), unpack(fields))
     for i = 1, #fields, 2 do
       local record, effect = list[i] or '', list[i + 1] or ''
-      local fits = a[4] == '' or string.match(record, '^%d+\n([^\n]*)') == a[4]
-      if fits and (a[5] == '' or not string.find(effect, ':', 1, true)) then
+      local fits = a[5] == '' or string.match(record, '^%d+\n([^\n]*)') == a[5]
+      if fits and (a[6] == '' or not string.find(effect, ':', 1, true)) then
         found = found + 1
         if found > limit then
           out[1] = '1'
@@ -245,4 +226,4 @@ redis.register_function{ function_name = 'ff_list_signals', flags = { 'no-writes
     end
   end
   return out
-end }
+end

@@ -76,14 +76,14 @@ local function bind_pending(r, id, at)
   if not w then
     return nil, refusal('waitpoint_not_found', id)
   end
-  if w.x ~= r.e or w.attempt ~= r.f.aid then
-    return nil, refusal('invalid_waitpoint_for_execution', id)
-  end
   if w.state == 'e' or (w.state == 'p' and w.exp <= at) then
     return nil, refusal('pending_waitpoint_expired', id, S(w.exp))
   end
   if w.state ~= 'p' then
     return nil, refusal('waitpoint_not_pending', id, wait.STATE[w.state])
+  end
+  if w.x ~= r.e or w.attempt ~= r.f.aid then
+    return nil, refusal('invalid_waitpoint_for_execution', id)
   end
   if not w.token then
     return nil, refusal('waitpoint_not_token_bound', id)
@@ -250,8 +250,7 @@ local function keep_outcome(r, lease, idem, lines, timeout, at)
   if timeout then
     ttl = math.min(math.max(timeout - at + REPLAY_GRACE, REPLAY_GRACE), MAX_REPLAY)
   end
-  local after = wait.noted(r).after
-  after[#after + 1] = { 'SET', replay_key(r, lease, idem), S(at + ttl) .. '\n' .. table.concat(lines, '\n'), 'PX', S(ttl) }
+  wait.remember(r, replay_key(r, lease, idem), at, ttl, '\n' .. table.concat(lines, '\n'))
 end
 
 -- already_suspended refuses the repeat of the suspend that holds now.
@@ -301,22 +300,52 @@ local function make_suspension(r, a, x, bound, at)
   return lines, commit(r, at)
 end
 
+-- suspend_for_budget suspends an execution whose budget is spent, unless the fence does
+-- not hold any more. Only the epoch in it: the lease that was seen.
+local function suspend_for_budget(r, a, at)
+  local f = r.f
+  local fits = letter(r) == 'A' and not overdue(r, at) and a[3] == f.epoch
+  if fits and (a[2] ~= '' or a[4] ~= '') then
+    fits = a[2] == f.lease_id and a[4] == f.aid and (a[5] == '' or tonumber(a[5]) == N(f.attempts, 0) - 1)
+  end
+  if not fits then
+    return { '0', '' }
+  end
+  local x = { id = a[6], cond = a[7], reason = a[8], blocking = a[9], by = a[10] }
+  supersede(r, at)
+  new_suspension(r, x, at)
+  wait.begin(r)
+  hold(r, x, at)
+  put(r, 'blocking_ref', a[17])
+  put_text(r, 'blocking_detail', given(a[18]))
+  local refused = commit(r, at)
+  if refused then
+    return reply(refused)
+  end
+  return { '0', 's' }
+end
+
 -- ff_suspend_execution
 -- KEYS 1 routing key
 -- ARGV e, lease_id, epoch, attempt_id, attempt_index, suspension_id, condition (JSON),
 --      reason code, blocking reason, requested_by, timeout in ms, timeout_at,
 --      behaviour of the timeout, resume delay, '1' to keep the waitpoints open on
 --      resume, '1' not to consume, continuation pointer, idempotency key, kid, then
---      3 a waitpoint: id, key ('' of a pending one), digest of its token
+--      3 a waitpoint: id, key ('' of a pending one), digest of its token.
+--      For a spent budget, which the reason code tells: budget_id and blocking detail
+--      in place of pointer and idempotency key, and no waitpoints
 -- Returns {1 when replayed, s (suspended) or a (already satisfied), suspension_id,
 --      number of waitpoints, id, key and token of each, then for each satisfier:
---      number, record, effect, payload}.
+--      number, record, effect, payload}. For a budget {0, s when suspended, else ''}.
 redis.register_function('ff_suspend_execution', function(keys, a)
   local tag = enter(keys)
   local at = now()
   local r, refused = record_load(tag, a[1])
   if not r then
     return reply(refused)
+  end
+  if a[8] == 'paused_by_budget' then
+    return suspend_for_budget(r, a, at)
   end
   local lines = suspended_before(r, a[2], a[18], at)
   if lines then
@@ -348,67 +377,6 @@ redis.register_function('ff_suspend_execution', function(keys, a)
     return reply(refused)
   end
   return suspend_answer(r, lines, '0')
-end)
-
--- ff_suspend_for_budget
--- KEYS 1 routing key
--- ARGV e, lease_id, epoch, attempt_id, attempt_index (only the epoch: the lease that
---      was seen), suspension_id, budget_id, blocking detail
--- Returns {1 when suspended, else 0}.
-redis.register_function('ff_suspend_for_budget', function(keys, a)
-  local tag = enter(keys)
-  local at = now()
-  local r, refused = record_load(tag, a[1])
-  if not r then
-    return reply(refused)
-  end
-  local f = r.f
-  local fits = letter(r) == 'A' and not overdue(r, at) and a[3] == f.epoch
-  if fits and (a[2] ~= '' or a[4] ~= '') then
-    fits = a[2] == f.lease_id and a[4] == f.aid and (a[5] == '' or tonumber(a[5]) == N(f.attempts, 0) - 1)
-  end
-  if not fits then
-    return { '0' }
-  end
-  local x = {
-    id = a[6], cond = '{"v":1,"kind":"operator_only"}', reason = 'paused_by_budget', blocking = 'waiting_for_budget', by = 'policy',
-  }
-  supersede(r, at)
-  new_suspension(r, x, at)
-  wait.begin(r)
-  hold(r, x, at)
-  put_text(r, 'blocking_detail', given(a[8]))
-  put(r, 'blocking_ref', a[7])
-  refused = commit(r, at)
-  if refused then
-    return reply(refused)
-  end
-  return { '1' }
-end)
-
--- ff_resume_execution
--- KEYS 1 routing key
--- ARGV e, close reason (operator_resume, budget_recovered), delay in ms ('' that of the
---      resume policy)
--- Returns {public_state, offer}.
-redis.register_function('ff_resume_execution', function(keys, a)
-  local tag = enter(keys)
-  local at = now()
-  local r, refused = record_load(tag, a[1])
-  if not r then
-    return reply(refused)
-  end
-  local x = letter(r) == 'S' and wait.load_suspension(r)
-  if not x or x.closed then
-    return refuse('execution_not_suspended', r.f.public_state, phase_of(letter(r)))
-  end
-  wait.close_suspension(r, x, a[2], at)
-  wait.resume(r, at, N(a[3], N(x.delay, 0)))
-  refused = commit(r, at)
-  if refused then
-    return reply(refused)
-  end
-  return { r.f.public_state, r.offer or '' }
 end)
 
 -- timeout_signal_id is the id of the signal that a suspension's timeout records: the
@@ -489,30 +457,51 @@ wait.expire_suspension = function(r, at)
   return x.tb
 end
 
--- ff_expire_suspension
--- KEYS 1 routing key
--- ARGV e
--- Returns {applied, behaviour, public_state, offer} or {not_applied, reason}.
-redis.register_function('ff_expire_suspension', function(keys, a)
-  local tag = enter(keys)
-  local at = now()
-  local r, refused = record_load(tag, a[1])
-  if not r then
-    if refused ~= '!execution_not_found' then
-      return reply(refused)
-    end
-    redis.call('ZREM', 'ff:idx:' .. tag .. ':due', a[1])
-    return { 'not_applied', 'execution_not_found' }
+-- resume_by_hand ends the suspension whatever its condition.
+local function resume_by_hand(r, reason, delay, at)
+  local x = letter(r) == 'S' and wait.load_suspension(r)
+  if not x or x.closed then
+    return refuse('execution_not_suspended', r.f.public_state, phase_of(letter(r)))
   end
+  wait.close_suspension(r, x, reason, at)
+  wait.resume(r, at, N(delay, N(x.delay, 0)))
+  local broken = commit(r, at)
+  if broken then
+    return reply(broken)
+  end
+  return { r.f.public_state, r.offer or '' }
+end
+
+-- apply_timeout applies the timeout of the suspension.
+local function apply_timeout(r, at)
   local behavior, why = wait.expire_suspension(r, at)
   local broken = why ~= 'not_suspended' and why ~= 'not_yet_due' and commit(r, at)
   if broken then
     return reply(broken)
   end
   if not behavior then
-    return { 'not_applied', why }
+    return { '', '', why }
   end
-  return { 'applied', behavior, r.f.public_state, r.offer or '' }
+  return { r.f.public_state, r.offer or '', behavior }
+end
+
+-- ff_resume_execution
+-- KEYS 1 routing key
+-- ARGV e, what ends the suspension (operator_resume, budget_recovered, or timeout for
+--      its timeout, whatever that does), delay in ms ('' that of the resume policy)
+-- Returns {public_state, offer}; of a timeout {public_state, offer, behaviour}, or
+--      {'', '', reason} where it is not due.
+redis.register_function('ff_resume_execution', function(keys, a)
+  local tag = enter(keys)
+  local at = now()
+  local r, refused = record_load(tag, a[1])
+  if not r then
+    return reply(refused)
+  end
+  if a[2] == 'timeout' then
+    return apply_timeout(r, at)
+  end
+  return resume_by_hand(r, a[2], a[3], at)
 end)
 
 wait.finish = function(r, why, at)
@@ -527,3 +516,16 @@ wait.finish = function(r, why, at)
   end
   drop(r, 'wid', 'sto', 'wr', 'wpx')
 end
+
+-- ff_read_waits (read only)
+-- KEYS 1 routing key
+-- ARGV e, what (w waitpoints, o observed signals, g one signal, l signals; k keys, of no
+--      execution), then as wait.read of waitpoint.lua, signal.lua and secret.lua has it
+-- Returns what that returns.
+redis.register_function{ function_name = 'ff_read_waits', flags = { 'no-writes' }, callback = function(keys, a)
+  local tag, e = enter(keys), a[1]
+  if a[2] ~= 'k' and redis.call('HEXISTS', exec_key(tag, e, 'core'), 'st') == 0 then
+    return refuse('execution_not_found')
+  end
+  return wait.read[a[2]](tag, e, a)
+end }

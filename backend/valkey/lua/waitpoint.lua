@@ -30,6 +30,13 @@ function wait.noted(r)
   return r.waits
 end
 
+-- remember notes a key that counts for a time. Its value begins with when that ends,
+-- which decides; the key itself goes a minute later.
+function wait.remember(r, key, at, ttl, value)
+  local after = wait.noted(r).after
+  after[#after + 1] = { 'SET', key, S(at + ttl) .. value, 'PX', S(ttl + 60000) }
+end
+
 -- begin notes that an execution has waits, before its first one. The limit on
 -- its signals comes into core where it is not the usual one.
 function wait.begin(r)
@@ -321,17 +328,11 @@ redis.register_function('ff_close_waitpoint', function(keys, a)
   return { 'closed' }
 end)
 
--- ff_list_waitpoints (read only)
--- KEYS 1 routing key
--- ARGV e, waitpoint_id to start after, limit
--- Returns {1 when more follow, condition, escalated_at, then for each pending or
---      active waitpoint, by id: id, key, state, created_at, activated_at, expires_at,
---      kid, digest}.
-redis.register_function{ function_name = 'ff_list_waitpoints', flags = { 'no-writes' }, callback = function(keys, a)
-  local tag, e, after, limit = enter(keys), a[1], a[2], tonumber(a[3])
-  if redis.call('HEXISTS', exec_key(tag, e, 'core'), 'st') == 0 then
-    return refuse('execution_not_found')
-  end
+-- read.w lists the pending and active waitpoints by id. a: waitpoint_id to start
+-- after, limit. It returns {1 when more follow, condition, escalated_at, then for each:
+-- id, key, state, created_at, activated_at, expires_at, kid, digest}.
+function wait.read.w(tag, e, a)
+  local after, limit = a[3], tonumber(a[4])
   local ids = {}
   for _, id in ipairs(redis.call('ZRANGE', exec_key(tag, e, 'waitpoints'), wait.RANK.p, wait.RANK.a, 'BYSCORE')) do
     if id > after then
@@ -348,4 +349,4 @@ redis.register_function{ function_name = 'ff_list_waitpoints', flags = { 'no-wri
     end
   end
   return out
-end }
+end
