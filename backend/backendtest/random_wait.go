@@ -289,7 +289,7 @@ func (r *randomRun) deliver() {
 	a := flowfabric.DeliverSignalArgs{ExecutionID: at.id, WaitpointID: at.waitpoint, Token: at.token, Signal: flowfabric.Signal{
 		SignalID: flowfabric.SignalID(r.uuid().String()), Name: pick(r, "name", "x", "x", "y", "z"),
 		SourceType: pick(r, "source", "user", "user", "system"), SourceIdentity: pick(r, "identity", "alice", "bob"),
-		Payload: pick(r, "payload", nil, []byte("p\x00\xff")), IdempotencyKey: pick(r, "key", "", "", "k1", "k2"), DedupTTLMs: pick(r, "ttl", int64(0), 100),
+		Payload: pick(r, "payload", nil, []byte("p\x00\xff")), IdempotencyKey: pick(r, "key", "", "", "k1", "k2"), DedupTTLMs: pick(r, "ttl", int64(0), 10_000),
 	}}
 	switch rapid.IntRange(0, 20).Draw(r.rt, "odd") {
 	case 20:
@@ -317,7 +317,7 @@ func (r *randomRun) approve() {
 	at := r.waitpoint()
 	a := flowfabric.DeliverApprovalSignalArgs{
 		ExecutionID: at.id, LaneID: r.lane(), WaitpointID: at.waitpoint, SignalID: flowfabric.SignalID(r.uuid().String()), SignalName: pick(r, "name", "x", "y"),
-		IdempotencySuffix: pick(r, "suffix", "1", "2"), DecidedBy: "carol", DedupTTLMs: 1000,
+		IdempotencySuffix: pick(r, "suffix", "1", "2"), DecidedBy: "carol", DedupTTLMs: 10_000,
 	}
 	_, _ = both(r, "approve", func(s *side) (flowfabric.DeliverSignalResult, error) { return s.DeliverApprovalSignal(r.ctx, a) })
 }

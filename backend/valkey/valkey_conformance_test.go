@@ -163,7 +163,7 @@ func TestRandom(t *testing.T) {
 			backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness {
 				for _, s := range at.primaries() {
 					s.Must("FLUSHALL")
-					s.Must("FUNCTION", "FLUSH")
+					s.Must("FUNCTION", "FLUSH", "SYNC")
 				}
 				return openOn(t, at, backendtest.Options{})
 			})
