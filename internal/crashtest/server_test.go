@@ -171,6 +171,8 @@ func (l *load) stopped() bool {
 	select {
 	case <-l.stop:
 		return true
+	case <-l.t.Context().Done(): // the test has failed
+		return true
 	default:
 		return false
 	}

@@ -51,6 +51,18 @@ func (x *scene) suspend(pending flowfabric.WaitpointID, want flowfabric.SuspendO
 	return first
 }
 
+// suspendFresh suspends on a waitpoint of its own.
+func (x *scene) suspendFresh() address {
+	x.t.Helper()
+	r := x.suspend("", flowfabric.SuspendSuspended)
+	if len(r.Waitpoints) != 1 {
+		x.errorf("suspended on %+v", r.Waitpoints)
+		return address{execution: x.id, waitpoint: flowfabric.NewWaitpointID()}
+	}
+	w := r.Waitpoints[0]
+	return address{x.id, w.WaitpointID, w.WaitpointKey, w.Token}
+}
+
 // suspendBare suspends without an idempotency key. The client never repeats that
 // by itself; whoever does finds either a suspend that did not come about before,
 // or the one that did.
@@ -230,8 +242,7 @@ func waitScenarios() map[string]func(*scene) {
 	return map[string]func(*scene){
 		"suspend": func(x *scene) {
 			start(x)
-			w := x.suspend("", flowfabric.SuspendSuspended).Waitpoints[0]
-			x.deliver(address{x.id, w.WaitpointID, w.WaitpointKey, w.Token}, flowfabric.EffectResumed)
+			x.deliver(x.suspendFresh(), flowfabric.EffectResumed)
 			x.resumed()
 			x.closed(flowfabric.ClosedResumed)
 			end(x)
@@ -268,7 +279,7 @@ func waitScenarios() map[string]func(*scene) {
 		},
 		"operator resume": func(x *scene) {
 			start(x)
-			x.suspend("", flowfabric.SuspendSuspended)
+			x.suspendFresh()
 			x.resume()
 			x.resumed()
 			end(x)
@@ -283,7 +294,7 @@ func waitScenarios() map[string]func(*scene) {
 		},
 		"cancel suspended": func(x *scene) {
 			start(x)
-			x.suspend("", flowfabric.SuspendSuspended)
+			x.suspendFresh()
 			x.overrule()
 			x.closed(flowfabric.ClosedCancelled)
 			x.check(flowfabric.PublicCancelled, 1, 0, 0)

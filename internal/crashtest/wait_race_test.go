@@ -117,8 +117,7 @@ func TestWebhookRetriedAtOnce(t *testing.T) {
 			x := &scene{t: t, name: name, journal: j, direct: b, lossy: b}
 			x.begin("", true)
 			x.claim(flowfabric.ClaimNew, 0, 1)
-			w := x.suspend("", flowfabric.SuspendSuspended).Waitpoints[0]
-			a := address{x.id, w.WaitpointID, w.WaitpointKey, w.Token}
+			a := x.suspendFresh()
 			call, answered := way(x, a), atomic.Int64{}
 			var killer sync.WaitGroup
 			if n%2 == 1 {
