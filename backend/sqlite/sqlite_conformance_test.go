@@ -41,6 +41,9 @@ func openConformance(t *testing.T, path func(t *testing.T) string, o backendtest
 			meddle(t, b, `insert into idempotency (namespace, key, part, uuid, expires_at) values (?, ?, ?, ?, ?)`,
 				string(ns), key, int64(id.Partition()), u[:], int64(clk.NowMillis())+60_000)
 		},
+		CorruptSecret: func(t *testing.T, kid string) {
+			meddle(t, b, `update secrets set secret = 'no digits' where kid = ?`, kid)
+		},
 		With: func(t *testing.T, o backendtest.Options) backendtest.Harness { return openConformance(t, path, o) },
 	}
 }

@@ -106,6 +106,12 @@ func openOn(t *testing.T, at place, o backendtest.Options) backendtest.Harness {
 			tag := b.Store.tag(keyPartition(b.Store.parts, ns, key))
 			at.must("SET", "ff:idem:"+tag+":"+string(ns)+":"+key, string(id)+"\n"+until)
 		},
+		CorruptSecret: func(_ *testing.T, kid string) {
+			for part := range b.Store.parts.NumFlowPartitions {
+				at.must("HSET", ringKey(b.Store.tag(uint16(part))), "secret:"+kid, "no digits")
+			}
+			b.Store.rings.forget()
+		},
 	}
 }
 
