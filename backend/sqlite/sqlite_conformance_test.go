@@ -18,7 +18,7 @@ import (
 func openConformance(t *testing.T, path func(t *testing.T) string, o backendtest.Options) backendtest.Harness {
 	t.Helper()
 	clk := backendtest.NewClock()
-	cfg := Config{Path: path(t), Clock: clk, NoEngine: true, StrictLanes: o.StrictLanes, Feeds: o.Feeds}
+	cfg := Config{Path: path(t), Clock: clk, NoEngine: true, NoWaitpointSecret: true, StrictLanes: o.StrictLanes, Feeds: o.Feeds}
 	if o.FlowPartitions > 0 {
 		cfg.PartitionConfig = flowfabric.DefaultPartitionConfig()
 		cfg.PartitionConfig.NumFlowPartitions = o.FlowPartitions
