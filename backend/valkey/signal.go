@@ -170,6 +170,9 @@ func readSignals(d *decoder, id flowfabric.ExecutionID, list elements) []flowfab
 // ObserveSignals returns the signals that ended the attempt's last suspension.
 func (s *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) ([]flowfabric.ResumeSignal, error) {
 	const fn = "ff_observe_signals"
+	if err := rules.ValidateObserveSignals(a); err != nil {
+		return nil, err
+	}
 	list, err := s.inspect(ctx, fn, 0, a.ExecutionID, string(a.AttemptID))
 	if err != nil {
 		return nil, err
