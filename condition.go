@@ -254,9 +254,12 @@ func (c ResumeCondition) Validate(hasTimeout bool) error {
 	return nil
 }
 
+// rootPath names the outermost node.
+const rootPath = "<root>"
+
 func badCondition(reason, path, format string, args ...any) *Error {
 	if path == "" {
-		path = "<root>"
+		path = rootPath
 	}
 	return NewError(CodeInvalidResumeCondition, "%s at %s: "+format, append([]any{reason, path}, args...)...).
 		With("reason", reason).With("path", path).With("field", "resume_condition")
@@ -340,12 +343,21 @@ func tooDeep(path string) error {
 
 func checkConditionKey(key, path string) error {
 	if err := ValidateWaitpointKey(key); err != nil {
+		if path == "" {
+			path = rootPath
+		}
 		return AsError(err).With("path", path)
 	}
 	return nil
 }
 
 func (m *SignalMatcher) check(path string) error {
+	if m.Name != "" && (m.Kind == MatchByNames || m.Kind == MatchWildcard) {
+		return badCondition("malformed", path, "%s has no name", m.Kind)
+	}
+	if m.Names != nil && (m.Kind == MatchByName || m.Kind == MatchWildcard) {
+		return badCondition("malformed", path, "%s has no names", m.Kind)
+	}
 	switch m.Kind {
 	case MatchByName:
 		if m.Name == "" {

@@ -6,14 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // ParseResumeCondition reads a condition strictly: one JSON object with "v":1
-// beside its kind at the top, and none in the members; unknown fields, wrong
-// types and trailing data are refused, all with invalid_resume_condition, the
-// detail "reason" being malformed, unsupported_version or unknown_kind. What the
-// condition says is checked by [ResumeCondition.Validate]. A count without
-// count_kind counts distinct waitpoints.
+// beside its kind at the top, and none in the members; unknown and repeated
+// fields, wrong types and trailing data are refused, all with
+// invalid_resume_condition, the detail "reason" being malformed,
+// unsupported_version or unknown_kind. What the condition says is checked by
+// [ResumeCondition.Validate]. A count without count_kind counts distinct
+// waitpoints.
 func ParseResumeCondition(raw []byte) (ResumeCondition, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
@@ -28,7 +30,40 @@ func ParseResumeCondition(raw []byte) (ResumeCondition, error) {
 		return ResumeCondition{}, badCondition("unsupported_version", "", "v must be %d", conditionVersion)
 	}
 	w.V = nil
-	return w.condition("", 0)
+	c, err := w.condition("", 0)
+	if err != nil {
+		return ResumeCondition{}, err
+	}
+	return c, exactNames(raw)
+}
+
+// conditionNames are the fields of a condition and of its matchers.
+var conditionNames = []string{
+	"v", "kind", "waitpoint_key", "matcher", "members", "n", "count_kind", "waitpoints", "name", "names", "source_type", "signal_category",
+}
+
+// exactNames refuses what encoding/json lets pass: names in another case, and one
+// name twice in an object.
+func exactNames(raw []byte) error {
+	doc, fault := parseJSON(raw)
+	if fault != nil {
+		return badCondition("malformed", "", "%s at byte %d", fault.what, fault.offset)
+	}
+	return doc.exactNames()
+}
+
+func (v *jsonValue) exactNames() error {
+	for _, name := range v.keys {
+		if !slices.Contains(conditionNames, name) {
+			return badCondition("malformed", "", "unknown field %q", clip(name, 80))
+		}
+	}
+	for i := range v.items {
+		if err := v.items[i].exactNames(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // decodeFault says what is wrong with a document without showing any of it.
@@ -36,6 +71,8 @@ func decodeFault(err error) string {
 	var typed *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
 	switch {
+	case errors.As(err, &typed) && typed.Field == "":
+		return "the condition must be an object"
 	case errors.As(err, &typed):
 		return fmt.Sprintf("%s does not fit field %q", typed.Value, typed.Field)
 	case errors.As(err, &syntax):

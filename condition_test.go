@@ -147,21 +147,51 @@ func TestConditionParseRefusals(t *testing.T) {
 		`[]`:                            "malformed",
 		`{"v":1,"kind":"single"} x`:     "malformed",
 		`{"v":1,"kind":"single","a":1}`: "malformed",
-		`{"v":1,"kind":"count","n":"2","waitpoints":["a"]}`:                      "malformed",
-		`{"v":1,"kind":"count","n":1.5,"waitpoints":["a"]}`:                      "malformed",
-		`{"v":1,"kind":"single","waitpoint_key":"k","members":[]}`:               "malformed",
-		`{"kind":"operator_only"}`:                                               "unsupported_version",
-		`{"v":2,"kind":"operator_only"}`:                                         "unsupported_version",
-		`{"v":1,"kind":"all_of","members":[{"v":1,"kind":"single"}]}`:            "unsupported_version",
-		`{"v":1,"kind":"either"}`:                                                "unknown_kind",
-		`{"v":1}`:                                                                "unknown_kind",
-		`{"v":1,"kind":"operator_only","waitpoints":["a"]}`:                      "malformed",
-		`{"v":1,"kind":"all_of","members":[{"kind":"single","count_kind":"x"}]}`: "malformed",
-		`{"v":1,"kind":"all_of","members":[{"kind":"nope"}`:                      "malformed",
+		`{"v":1,"kind":"count","n":"2","waitpoints":["a"]}`:                                              "malformed",
+		`{"v":1,"kind":"count","n":1.5,"waitpoints":["a"]}`:                                              "malformed",
+		`{"v":1,"kind":"single","waitpoint_key":"k","members":[]}`:                                       "malformed",
+		`{"kind":"operator_only"}`:                                                                       "unsupported_version",
+		`{"v":2,"kind":"operator_only"}`:                                                                 "unsupported_version",
+		`{"v":1,"kind":"all_of","members":[{"v":1,"kind":"single"}]}`:                                    "unsupported_version",
+		`{"v":1,"kind":"either"}`:                                                                        "unknown_kind",
+		`{"v":1}`:                                                                                        "unknown_kind",
+		`{"v":1,"kind":"operator_only","waitpoints":["a"]}`:                                              "malformed",
+		`{"v":1,"kind":"all_of","members":[{"kind":"single","count_kind":"x"}]}`:                         "malformed",
+		`{"v":1,"kind":"all_of","members":[{"kind":"nope"}`:                                              "malformed",
+		`{"v":1,"Kind":"operator_only"}`:                                                                 "malformed",
+		`{"v":1,"kind":"operator_only","KIND":"timeout_only"}`:                                           "malformed",
+		`{"v":1,"kind":"operator_only","kind":"timeout_only"}`:                                           "malformed",
+		`{"v":1,"kind":"single","waitpoint_key":"k","matcher":{"kind":"by_name","name":"a","Name":"b"}}`: "malformed",
 	} {
 		_, err := flowfabric.ParseResumeCondition([]byte(doc))
 		if !errors.Is(err, flowfabric.ErrInvalidResumeCondition) || flowfabric.AsError(err).Detail("reason") != reason {
 			t.Errorf("%s: %v, want reason %s", doc, err, reason)
+		}
+	}
+}
+
+// A matcher says one thing: fields of another kind beside it are refused and not
+// dropped. (Specification 03, section 3.1.)
+func TestMatcherOfTwoKinds(t *testing.T) {
+	for name, matcher := range map[string]*flowfabric.SignalMatcher{
+		"by_name with names":  {Kind: flowfabric.MatchByName, Name: "a", Names: []string{"b"}},
+		"by_names with name":  {Kind: flowfabric.MatchByNames, Name: "a", Names: []string{"b"}},
+		"wildcard with name":  {Kind: flowfabric.MatchWildcard, Name: "a"},
+		"wildcard with names": {Kind: flowfabric.MatchWildcard, Names: []string{"b"}},
+	} {
+		c := flowfabric.Single("k", matcher)
+		if err := c.Validate(false); !errors.Is(err, flowfabric.ErrInvalidResumeCondition) || flowfabric.AsError(err).Detail("reason") != "malformed" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What does not fit is said in words, also where no field can be named.
+func TestConditionThatIsNoObject(t *testing.T) {
+	for _, doc := range []string{`"x"`, `[]`, `7`, `true`} {
+		_, err := flowfabric.ParseResumeCondition([]byte(doc))
+		if err == nil || !strings.Contains(err.Error(), "must be an object") {
+			t.Errorf("%s: %v", doc, err)
 		}
 	}
 }

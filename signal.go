@@ -156,7 +156,8 @@ type DeliverApprovalSignalArgs struct {
 	PayloadEncoding   string
 }
 
-// ObserveSignalsArgs names the attempt whose resume signals are asked for.
+// ObserveSignalsArgs names the attempt whose resume signals are asked for; an id
+// that is none is invalid_input.
 type ObserveSignalsArgs struct {
 	ExecutionID ExecutionID
 	AttemptID   AttemptID

@@ -320,7 +320,7 @@ func suspendedScenarios(r *runner) {
 		s.deliver(at[0], "ready", flowfabric.EffectNotInCondition)
 		s.resume(id)
 		s.equal("left", suspendedIDs(s.pagesOfSuspended(flowfabric.ListSuspendedArgs{})), []flowfabric.ExecutionID{other})
-		for _, a := range []flowfabric.ListSuspendedArgs{{Limit: -1}, {Limit: 1001}, {Partition: ptr(uint16(60_000))}} {
+		for _, a := range []flowfabric.ListSuspendedArgs{{Limit: -1}, {Limit: 1001}, {Partition: ptr(uint16(60_000))}, {Namespace: "a{b"}} {
 			_, err := s.Backend.ListSuspended(s.ctx, a)
 			s.assertCode(err, flowfabric.CodeInvalidInput)
 		}

@@ -228,6 +228,10 @@ func resumeScenarios(r *runner) {
 		retry := s.claim(id)
 		s.equal("next attempt", len(s.observe(retry)), 0)
 		s.equal("the attempt before", s.observed(again), []string{"ready"})
+		for _, attempt := range []flowfabric.AttemptID{"", "zz"} { // no attempt, rather than one that has not waited
+			_, err := s.Backend.ObserveSignals(s.ctx, flowfabric.ObserveSignalsArgs{ExecutionID: task.ExecutionID, AttemptID: attempt})
+			s.assertField(err, "attempt_id")
+		}
 		_, err := s.Backend.ObserveSignals(s.ctx, flowfabric.ObserveSignalsArgs{ExecutionID: idOn(1), AttemptID: task.Fence.AttemptID})
 		s.assertCode(err, flowfabric.CodeExecutionNotFound)
 	})

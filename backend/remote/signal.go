@@ -36,11 +36,8 @@ func (b *Backend) DeliverApprovalSignal(ctx context.Context, a flowfabric.Delive
 
 // ObserveSignals returns the signals that ended the attempt's last suspension.
 func (b *Backend) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) ([]flowfabric.ResumeSignal, error) {
-	if err := checkID(a.ExecutionID); err != nil {
+	if err := rules.ValidateObserveSignals(a); err != nil {
 		return nil, err
-	}
-	if a.AttemptID == "" {
-		return nil, flowfabric.InvalidInput("attempt_id", "must not be empty")
 	}
 	path, err := b.attemptOf(ctx, wire.RouteAttemptResumeSignals, a.ExecutionID, flowfabric.Fence{AttemptID: a.AttemptID})
 	if err != nil {

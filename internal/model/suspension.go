@@ -150,6 +150,9 @@ func (m *Store) SuspendForBudget(ctx context.Context, a flowfabric.SuspendForBud
 
 // ObserveSignals returns the signals that ended the attempt's last suspension.
 func (m *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) (out []flowfabric.ResumeSignal, err error) {
+	if err := rules.ValidateObserveSignals(a); err != nil {
+		return nil, err
+	}
 	out = []flowfabric.ResumeSignal{}
 	err = m.found(ctx, a.ExecutionID, func(e *entry) error {
 		ids, err := rules.ResumeSignalIDs(e.st, a.AttemptID)

@@ -313,6 +313,15 @@ func ValidateListWaitpoints(a flowfabric.ListPendingWaitpointsArgs) (limit int, 
 	return waitLimit(a.Limit, flowfabric.DefaultWaitpointsLimit)
 }
 
+// ValidateObserveSignals checks the input of ObserveSignals, which needs of a
+// fence the attempt alone.
+func ValidateObserveSignals(a flowfabric.ObserveSignalsArgs) error {
+	if err := validateID(a.ExecutionID); err != nil {
+		return err
+	}
+	return flowfabric.ValidateUUID("attempt_id", string(a.AttemptID))
+}
+
 // ValidateListSignals checks a listing's input and returns its limit.
 func ValidateListSignals(a flowfabric.ListSignalsArgs) (limit int, err error) {
 	if err := validateID(a.ExecutionID); err != nil {
@@ -328,6 +337,11 @@ func ValidateListSignals(a flowfabric.ListSignalsArgs) (limit int, err error) {
 func ValidateListSuspended(a flowfabric.ListSuspendedArgs, parts flowfabric.PartitionConfig) (limit int, err error) {
 	if a.Partition != nil && int(*a.Partition) >= parts.NumFlowPartitions {
 		return 0, flowfabric.InvalidInput("partition", "%d is not below %d", *a.Partition, parts.NumFlowPartitions)
+	}
+	if a.Namespace != "" {
+		if err := a.Namespace.Validate(); err != nil {
+			return 0, err
+		}
 	}
 	return waitLimit(a.Limit, flowfabric.DefaultSuspendedLimit)
 }

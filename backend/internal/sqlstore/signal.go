@@ -278,6 +278,9 @@ func (tx *Tx) saveDedup(r *row, a *flowfabric.DeliverSignalArgs) error {
 // ObserveSignals returns the signals that ended the attempt's last suspension.
 func (s *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) (out []flowfabric.ResumeSignal, err error) {
 	const op = "observe_signals"
+	if err := rules.ValidateObserveSignals(a); err != nil {
+		return nil, err
+	}
 	err = s.read(ctx, op, a.ExecutionID, false, func(c Conn, r *row) error {
 		if r == nil {
 			return notFound(a.ExecutionID)
