@@ -41,7 +41,6 @@ type readyLane struct {
 	// older than the news does not overwrite them.
 	changes []uint32
 	used    time.Time // last asked for
-	swept   time.Time // last looked at as a whole
 }
 
 // waitingClaim is what some claims can take that may be waiting until an instant.

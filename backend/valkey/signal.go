@@ -169,7 +169,7 @@ func readSignals(d *decoder, id flowfabric.ExecutionID, list elements) []flowfab
 
 // ObserveSignals returns the signals that ended the attempt's last suspension.
 func (s *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) ([]flowfabric.ResumeSignal, error) {
-const op = "observe_signals"
+	const op = "observe_signals"
 	if err := rules.ValidateObserveSignals(a); err != nil {
 		return nil, err
 	}
