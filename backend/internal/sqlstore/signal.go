@@ -84,7 +84,7 @@ func readLastSeq(c Conn, xid int64) (uint64, error) {
 	return seq, nil
 }
 
-func readBuffered(c Conn, op string, r *row) (list []flowfabric.RecordedSignal, err error) {
+func readBuffered(c Conn, op string, r *row) (list []*flowfabric.RecordedSignal, err error) {
 	q := c.Stmt(qListBuffered)
 	q.Int(r.xid)
 	q.Int(r.xid)
@@ -98,7 +98,7 @@ func readBuffered(c Conn, op string, r *row) (list []flowfabric.RecordedSignal, 
 			q.Stop()
 			return nil, err
 		}
-		list = append(list, g)
+		list = append(list, &g)
 	}
 }
 
