@@ -25,7 +25,7 @@ func TestWaitLookUpsUseTheirIndex(t *testing.T) {
 	if err := sqlitex.ExecuteScript(c, string(schema), nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, q := range []*Query{qSelectSignal, qSelectSeq, qSelectPayload, qSelectDedup, qListBuffered, qListOpen, qSelectWaitpoint, qSelectReplay} {
+	for _, q := range []*Query{qSelectSignal, qSelectSeq, qSelectPayload, qSelectDedup, qListBuffered, qListOpen, qSelectWaitpoint, qSelectReplay, qSelectSuspension} {
 		plan := ""
 		err := sqlitex.ExecuteTransient(c, "explain query plan "+q.SQL, &sqlitex.ExecOptions{
 			Args:       make([]any, strings.Count(q.SQL, "?")),
