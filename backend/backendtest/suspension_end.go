@@ -326,6 +326,12 @@ func suspendedScenarios(r *runner) {
 		}
 		_, err := s.Backend.ListSuspended(s.ctx, flowfabric.ListSuspendedArgs{Cursor: strings.Repeat("?", 9)})
 		s.assertCode(err, flowfabric.CodeInvalidCursor)
+		s.suspended(flowfabric.OperatorOnly())
+		page, err := s.Backend.ListSuspended(s.ctx, flowfabric.ListSuspendedArgs{Limit: 1})
+		s.ok(err)
+		elsewhere := page.Executions[0].ExecutionID.Partition() ^ 1
+		_, err = s.Backend.ListSuspended(s.ctx, flowfabric.ListSuspendedArgs{Partition: &elsewhere, Cursor: page.NextCursor})
+		s.assertCode(err, flowfabric.CodeInvalidCursor)
 	})
 }
 

@@ -54,7 +54,7 @@ type statements struct {
 	seen map[string]int
 }
 
-var waitTables = []string{"suspensions", "waitpoints", "signals", "signal_payloads", "signal_dedup", "suspend_replays", "secrets"}
+var waitTables = []string{"suspensions", "satisfiers", "waitpoints", "signals", "signal_payloads", "signal_dedup", "suspend_replays", "secrets"}
 
 func (s *statements) Stmt(q *sqlstore.Query) sqlstore.Stmt {
 	s.mu.Lock()

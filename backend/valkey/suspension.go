@@ -206,8 +206,8 @@ func (s *Store) ListSuspended(ctx context.Context, a flowfabric.ListSuspendedArg
 	after := suspendedCursor{}
 	if a.Cursor != "" {
 		var ok bool
-		if after, ok = parseSuspendedCursor(a.Cursor); !ok {
-			return res, flowfabric.NewError(flowfabric.CodeInvalidCursor, "malformed cursor")
+		if after, ok = parseSuspendedCursor(a.Cursor); !ok || !slices.Contains(parts, after.part) {
+			return res, flowfabric.NewError(flowfabric.CodeInvalidCursor, "the cursor is not one of this list")
 		}
 	}
 	res.Executions = []flowfabric.SuspendedExecution{}

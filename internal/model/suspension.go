@@ -84,6 +84,9 @@ func (m *Store) ListSuspended(ctx context.Context, a flowfabric.ListSuspendedArg
 	if a.Cursor != "" && !parseCursor(a.Cursor, &after.part, &after.at, &after.id) {
 		return res, flowfabric.NewError(flowfabric.CodeInvalidCursor, "malformed cursor")
 	}
+	if a.Cursor != "" && a.Partition != nil && after.part != int(*a.Partition) {
+		return res, flowfabric.NewError(flowfabric.CodeInvalidCursor, "the cursor is not one of this list")
+	}
 	res.Executions = []flowfabric.SuspendedExecution{}
 	err = m.do(ctx, func(flowfabric.Millis) error {
 		held := m.all(func(e *entry) bool {

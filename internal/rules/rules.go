@@ -40,8 +40,9 @@ type Wait struct {
 	// Open are the waitpoints that are not final, ordered by id.
 	Open []Waitpoint
 	// Buffered are the signals that are buffered on pending waitpoints, in order of
-	// Seq, without payloads.
-	Buffered []flowfabric.RecordedSignal
+	// Seq, without payloads. There may be thousands: what they point to is never
+	// changed, so that copies of the list share it.
+	Buffered []*flowfabric.RecordedSignal
 	// LastSeq is the Seq of the last recorded signal, so also how many there are.
 	LastSeq uint64
 }

@@ -153,7 +153,7 @@ func (t *step) record(in *DeliverInput) *flowfabric.RecordedSignal {
 		g.Effect = flowfabric.EffectBuffered
 		kept := g
 		kept.Payload = nil
-		w.Buffered = append(w.Buffered, kept)
+		w.Buffered = append(w.Buffered, &kept)
 	case target.State == flowfabric.WaitpointSatisfied:
 		g.Effect = flowfabric.EffectNoOp
 	case x.EscalatedAt != 0:

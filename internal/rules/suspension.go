@@ -212,11 +212,15 @@ func bindOne(s *State, b *flowfabric.WaitpointBinding, stored *StoredWaitpoint, 
 func (t *step) replayBuffered(x *Suspension, bound []Waitpoint) bool {
 	x.Nodes = make([][]string, len(leavesOf(&x.ResumeCondition)))
 	met := false
-	for _, g := range slices.Clone(t.waiting().Buffered) {
-		i := slices.IndexFunc(bound, func(w Waitpoint) bool { return w.WaitpointID == g.WaitpointID })
+	waits := t.waiting()
+	others := waits.Buffered[:0]
+	for _, buffered := range waits.Buffered {
+		i := slices.IndexFunc(bound, func(w Waitpoint) bool { return w.WaitpointID == buffered.WaitpointID })
 		if i < 0 {
+			others = append(others, buffered)
 			continue
 		}
+		g := *buffered
 		x.SignalCount++
 		x.LastSignalAt = g.AcceptedAt
 		if met {
@@ -233,8 +237,9 @@ func (t *step) replayBuffered(x *Suspension, bound []Waitpoint) bool {
 			met = true
 			x.CloserSignalID = g.SignalID
 		}
-		t.rewrite(g)
+		t.fx.Wait.Rewritten = append(t.fx.Wait.Rewritten, g)
 	}
+	waits.Buffered = others
 	return met
 }
 
@@ -346,6 +351,7 @@ func (t *step) endWaits(reason flowfabric.SuspensionCloseReason) {
 	for _, open := range slices.Clone(t.waiting().Open) {
 		t.closeWaitpoint(&open, string(flowfabric.ClosedExecutionTerminal))
 	}
+	t.dropBuffered()
 }
 
 // ResumeExecution ends a suspension whatever its condition. (Specification 03,

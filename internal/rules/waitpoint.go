@@ -36,9 +36,7 @@ func (t *step) waiting() *Wait {
 // putWaitpoint writes a waitpoint as it is now. A final one leaves the open ones.
 func (t *step) putWaitpoint(p *Waitpoint) {
 	w := t.waiting()
-	i, there := slices.BinarySearchFunc(w.Open, p.WaitpointID, func(o Waitpoint, id flowfabric.WaitpointID) int {
-		return cmp.Compare(o.WaitpointID, id)
-	})
+	i, there := openAt(w.Open, p.WaitpointID)
 	switch {
 	case there && p.State.Final():
 		w.Open = slices.Delete(w.Open, i, i+1)
@@ -55,8 +53,8 @@ func (t *step) putWaitpoint(p *Waitpoint) {
 	*written = append(*written, *p)
 }
 
-// closeWaitpoint closes a waitpoint with a reason. Signals still buffered on it
-// never act.
+// closeWaitpoint closes a waitpoint with a reason. A pending one may have signals
+// buffered: dropBuffered comes after the last of them.
 func (t *step) closeWaitpoint(p *Waitpoint, reason string) {
 	t.finishWaitpoint(p, flowfabric.WaitpointClosed, reason)
 }
@@ -64,19 +62,31 @@ func (t *step) closeWaitpoint(p *Waitpoint, reason string) {
 func (t *step) finishWaitpoint(p *Waitpoint, state flowfabric.WaitpointState, reason string) {
 	p.State, p.ClosedAt, p.CloseReason = state, t.now, reason
 	t.putWaitpoint(p)
-	for _, g := range slices.Clone(t.waiting().Buffered) {
-		if g.WaitpointID == p.WaitpointID {
-			g.Effect = flowfabric.EffectNeverActivated
-			t.rewrite(g)
-		}
-	}
 }
 
-// rewrite gives a buffered signal its final effect.
-func (t *step) rewrite(g flowfabric.RecordedSignal) {
+// dropBuffered gives the signals that are buffered on waitpoints which are open no
+// more their final effect: they never act. It looks at each signal once, however
+// many waitpoints have ended.
+func (t *step) dropBuffered() {
 	w := t.waiting()
-	w.Buffered = slices.DeleteFunc(w.Buffered, func(b flowfabric.RecordedSignal) bool { return b.SignalID == g.SignalID })
-	t.fx.Wait.Rewritten = append(t.fx.Wait.Rewritten, g)
+	kept := w.Buffered[:0]
+	for _, g := range w.Buffered {
+		if _, open := openAt(w.Open, g.WaitpointID); open {
+			kept = append(kept, g)
+			continue
+		}
+		dropped := *g
+		dropped.Effect = flowfabric.EffectNeverActivated
+		t.fx.Wait.Rewritten = append(t.fx.Wait.Rewritten, dropped)
+	}
+	w.Buffered = kept
+}
+
+// openAt finds a waitpoint among the open ones.
+func openAt(open []Waitpoint, id flowfabric.WaitpointID) (int, bool) {
+	return slices.BinarySearchFunc(open, id, func(o Waitpoint, id flowfabric.WaitpointID) int {
+		return cmp.Compare(o.WaitpointID, id)
+	})
 }
 
 // supersedeWaits closes the satisfied waitpoints of the suspension before.
@@ -152,6 +162,7 @@ func CloseWaitpoint(s *State, a flowfabric.CloseWaitpointArgs, stored *StoredWai
 	t := begin(s, now)
 	w := stored.Waitpoint
 	t.closeWaitpoint(&w, a.Reason)
+	t.dropBuffered()
 	fx, err := t.finish()
 	return flowfabric.WaitpointNowClosed, fx, err
 }
@@ -180,6 +191,7 @@ func ExpireWaitpoints(s *State, now flowfabric.Millis) Effects {
 			t.finishWaitpoint(&w, flowfabric.WaitpointExpired, string(flowfabric.ClosedNeverCommitted))
 		}
 	}
+	t.dropBuffered()
 	return t.settle()
 }
 

@@ -78,6 +78,38 @@ func encodeSuspension(x *rules.Suspension) []byte {
 	return e.b
 }
 
+// encodeSatisfiers makes a block of a suspension's satisfiers.
+func encodeSatisfiers(x *rules.Suspension) []byte {
+	e := encoder{make([]byte, 0, 4096)}
+	e.strs(sSatisfiers, textsOf(x.SatisfierSignalIDs))
+	e.nodes(sNodes, x.Nodes)
+	return e.b
+}
+
+// decodeSatisfiers adds the satisfiers of a block to a suspension.
+func decodeSatisfiers(op string, rec []byte, x *rules.Suspension) error {
+	d := decoder{b: rec, op: op}
+	block := &rules.Suspension{}
+	for tag, ok := d.next(); ok; tag, ok = d.next() {
+		if tag != sSatisfiers && tag != sNodes {
+			d.fail("satisfiers", "unknown field %d", tag)
+			break
+		}
+		d.suspensionProgress(tag, block)
+	}
+	if d.err == nil && len(block.Nodes) != len(x.Nodes) {
+		d.fail("node_state", "does not fit the condition")
+	}
+	if d.err != nil {
+		return d.err
+	}
+	x.SatisfierSignalIDs = append(x.SatisfierSignalIDs, block.SatisfierSignalIDs...)
+	for i, set := range block.Nodes {
+		x.Nodes[i] = append(x.Nodes[i], set...)
+	}
+	return nil
+}
+
 // nodes stores the satisfiers of each node; a node without any is a zero.
 func (e *encoder) nodes(tag byte, nodes [][]string) {
 	if len(nodes) == 0 {

@@ -73,6 +73,7 @@ type row struct {
 	hasPolicy  bool
 	hasWait    bool  // as read: the execution has had a waitpoint or a suspension
 	openAt     int64 // as stored in the open suspension's index, 0 for none
+	moved      moved
 }
 
 // cache keeps the rows that transitions are likely to need next. It belongs to

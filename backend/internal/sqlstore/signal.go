@@ -12,10 +12,14 @@ const signalColumns = `seq, uuid, waitpoint, rec`
 
 var (
 	qSelectLastSeq = &Query{`select coalesce(max(seq), 0) from signals where xid = ?`}
-	qListBuffered  = &Query{`select ` + signalColumns + ` from signals where xid = ? and buffered = 1 order by seq`}
+	// The inner selects are answered by their index alone. Without them SQLite, which
+	// knows nothing of how many signals an execution has, walks all of them.
+	qListBuffered = &Query{`select ` + signalColumns + ` from signals
+		where xid = ? and seq in (select seq from signals where xid = ? and buffered = 1) order by seq`}
 	// Two signals share an id only when a sender foresaw that of a timeout's; the
 	// later one is meant.
-	qSelectSignal = &Query{`select ` + signalColumns + ` from signals where xid = ? and uuid = ? order by seq desc limit 1`}
+	qSelectSignal = &Query{`select ` + signalColumns + ` from signals
+		where xid = ? and seq = (select max(seq) from signals where xid = ? and uuid = ?)`}
 	qSelectSeq    = &Query{`select ` + signalColumns + ` from signals where xid = ? and seq = ?`}
 	qListSignals  = &Query{`select ` + signalColumns + ` from signals where xid = ? and seq > ? order by seq`}
 	qInsertSignal = &Query{`insert into signals (xid, seq, uuid, waitpoint, buffered, rec) values (?, ?, ?, ?, ?, ?)`}
@@ -64,6 +68,7 @@ func signalByID(c Conn, op string, r *row, id flowfabric.SignalID) (*flowfabric.
 	}
 	q := c.Stmt(qSelectSignal)
 	q.Int(r.xid)
+	q.Int(r.xid)
 	bindUUID(q, id)
 	return oneSignal(q, op, r)
 }
@@ -79,8 +84,9 @@ func readLastSeq(c Conn, xid int64) (uint64, error) {
 	return seq, nil
 }
 
-func readBuffered(c Conn, op string, r *row) (list []flowfabric.RecordedSignal, err error) {
+func readBuffered(c Conn, op string, r *row) (list []*flowfabric.RecordedSignal, err error) {
 	q := c.Stmt(qListBuffered)
+	q.Int(r.xid)
 	q.Int(r.xid)
 	for {
 		ok, err := q.Next()
@@ -92,7 +98,7 @@ func readBuffered(c Conn, op string, r *row) (list []flowfabric.RecordedSignal, 
 			q.Stop()
 			return nil, err
 		}
-		list = append(list, g)
+		list = append(list, &g)
 	}
 }
 

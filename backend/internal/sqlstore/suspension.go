@@ -14,6 +14,9 @@ var (
 	qUpsertSuspension = &Query{`insert into suspensions (xid, part, uuid, bucket, open_at, rec) values (?, ?, ?, ?, ?, ?)
 		on conflict (xid) do update set open_at = excluded.open_at, rec = excluded.rec`}
 	qDeleteSuspension = &Query{`delete from suspensions where xid = ?`}
+	qListSatisfiers   = &Query{`select rec from satisfiers where xid = ? order by n`}
+	qInsertSatisfiers = &Query{`insert into satisfiers (xid, n, rec) values (?, ?, ?)`}
+	qDeleteSatisfiers = &Query{`delete from satisfiers where xid = ?`}
 	qListSuspended    = &Query{`select part, uuid, bucket, open_at, rec from suspensions
 		where open_at is not null and part <= ? and (part, open_at, uuid) > (?, ?, ?) order by part, open_at, uuid limit ?`}
 
@@ -84,8 +87,110 @@ func readSuspension(c Conn, op string, r *row) (x *rules.Suspension, at int64, e
 	}
 	rec := q.ColBlob(1, nil)
 	q.Stop()
-	x, err = decodeSuspension(op, r.st.Exec.ExecutionID, rec)
+	if x, err = decodeSuspension(op, r.st.Exec.ExecutionID, rec); err != nil {
+		return nil, 0, err
+	}
+	r.moved, err = readSatisfiers(c, op, r.xid, x)
 	return x, at, err
+}
+
+// maxRecordSatisfiers is how many satisfiers the record of a suspension holds
+// before they move to a block of their own.
+const maxRecordSatisfiers = 64
+
+// moved tells which satisfiers of a suspension lie in blocks of their own: so many
+// signals, and so many of each node's.
+type moved struct {
+	of      flowfabric.SuspensionID
+	blocks  int64
+	signals int
+	nodes   []int
+}
+
+// rest is the suspension without what has moved.
+func (m *moved) rest(x *rules.Suspension) *rules.Suspension {
+	if m.blocks == 0 {
+		return x
+	}
+	left := *x
+	left.SatisfierSignalIDs = x.SatisfierSignalIDs[m.signals:]
+	left.Nodes = make([][]string, len(x.Nodes))
+	for i, set := range x.Nodes {
+		left.Nodes[i] = set[m.nodes[i]:]
+	}
+	return &left
+}
+
+// all notes that everything has moved.
+func (m *moved) all(x *rules.Suspension) {
+	m.of, m.signals, m.nodes = x.SuspensionID, len(x.SatisfierSignalIDs), make([]int, len(x.Nodes))
+	m.blocks++
+	for i, set := range x.Nodes {
+		m.nodes[i] = len(set)
+	}
+}
+
+// readSatisfiers puts the satisfiers that have moved before those of the record.
+// Every matched signal is one.
+func readSatisfiers(c Conn, op string, xid int64, x *rules.Suspension) (m moved, err error) {
+	m.of = x.SuspensionID
+	if x.MatchedSignalCount <= uint64(len(x.SatisfierSignalIDs)) {
+		return m, nil
+	}
+	last := *x
+	x.SatisfierSignalIDs, x.Nodes = nil, make([][]string, len(last.Nodes))
+	q := c.Stmt(qListSatisfiers)
+	q.Int(xid)
+	for {
+		ok, err := q.Next()
+		if err != nil {
+			return m, err
+		}
+		if !ok {
+			break
+		}
+		if err := decodeSatisfiers(op, q.ColBlob(0, nil), x); err != nil {
+			q.Stop()
+			return m, err
+		}
+		m.all(x)
+	}
+	x.SatisfierSignalIDs = append(x.SatisfierSignalIDs, last.SatisfierSignalIDs...)
+	for i, set := range last.Nodes {
+		x.Nodes[i] = append(x.Nodes[i], set...)
+	}
+	if x.MatchedSignalCount != uint64(len(x.SatisfierSignalIDs)) {
+		return m, corrupt(op, "satisfier_signal_ids", "a block is missing")
+	}
+	return m, nil
+}
+
+// moveSatisfiers returns what the record is to hold, once satisfiers have moved to
+// a block if there are too many.
+func (tx *Tx) moveSatisfiers(r *row, x *rules.Suspension) (*rules.Suspension, error) {
+	if r.moved.of != x.SuspensionID {
+		if r.moved.blocks > 0 {
+			q := tx.conn.Stmt(qDeleteSatisfiers)
+			q.Int(r.xid)
+			if err := q.Exec(); err != nil {
+				return nil, err
+			}
+		}
+		r.moved = moved{of: x.SuspensionID}
+	}
+	rest := r.moved.rest(x)
+	if len(rest.SatisfierSignalIDs) <= maxRecordSatisfiers {
+		return rest, nil
+	}
+	q := tx.conn.Stmt(qInsertSatisfiers)
+	q.Int(r.xid)
+	q.Int(r.moved.blocks)
+	q.Blob(encodeSatisfiers(rest))
+	if err := q.Exec(); err != nil {
+		return nil, err
+	}
+	r.moved.all(x)
+	return r.moved.rest(x), nil
 }
 
 // saveWait writes what a transition changed of an execution's waiting.
@@ -120,19 +225,23 @@ func (tx *Tx) saveWait(r *row, change *rules.WaitChange) error {
 
 func (tx *Tx) saveSuspension(r *row) error {
 	r.openAt = openAt(r.st)
+	rec, err := tx.moveSatisfiers(r, r.st.Wait.Suspension)
+	if err != nil {
+		return err
+	}
 	q := tx.conn.Stmt(qUpsertSuspension)
 	q.Int(r.xid)
 	q.Int(int64(r.key.part))
 	q.Blob(r.key.uuid[:])
 	q.Int(r.bucket.id)
 	bindMillis(q, flowfabric.Millis(r.openAt))
-	q.Blob(encodeSuspension(r.st.Wait.Suspension))
+	q.Blob(encodeSuspension(rec))
 	return q.Exec()
 }
 
 // dropWait deletes everything that an execution has waited on.
 func (tx *Tx) dropWait(r *row) error {
-	for _, query := range []*Query{qDeleteSuspension, qDeleteWaitpoints, qDeleteSignals, qDeletePayloads, qDeleteDedup, qDeleteReplays} {
+	for _, query := range []*Query{qDeleteSuspension, qDeleteSatisfiers, qDeleteWaitpoints, qDeleteSignals, qDeletePayloads, qDeleteDedup, qDeleteReplays} {
 		q := tx.conn.Stmt(query)
 		q.Int(r.xid)
 		if err := q.Exec(); err != nil {

@@ -21,7 +21,7 @@ import (
 // forgetWaiting takes a file back to the schema before there were suspensions.
 func forgetWaiting(t *testing.T, c *zs.Conn) {
 	t.Helper()
-	for _, table := range []string{"suspensions", "waitpoints", "signals", "signal_payloads", "signal_dedup", "suspend_replays", "secrets"} {
+	for _, table := range []string{"suspensions", "satisfiers", "waitpoints", "signals", "signal_payloads", "signal_dedup", "suspend_replays", "secrets"} {
 		if err := sqlitex.ExecuteTransient(c, "drop table "+table, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -205,7 +205,7 @@ func TestPurgeTakesTheWaiting(t *testing.T) {
 	}
 	c := must(zs.OpenConn(path, zs.OpenReadWrite))(t)
 	defer c.Close()
-	for _, table := range []string{"suspensions", "waitpoints", "signals", "signal_payloads", "signal_dedup", "suspend_replays"} {
+	for _, table := range []string{"suspensions", "satisfiers", "waitpoints", "signals", "signal_payloads", "signal_dedup", "suspend_replays"} {
 		if n := must(sqlitex.ResultInt(c.Prep("select count(*) from " + table)))(t); n != 0 {
 			t.Errorf("%d rows left in %s", n, table)
 		}
@@ -409,5 +409,70 @@ func TestWaitpointPagesStayFull(t *testing.T) {
 		if token := must(w.ReadWaitpointToken(t.Context(), task.ExecutionID, id))(t); token.IsZero() != (i < 3) {
 			t.Errorf("token of waitpoint %d: %s", i, token)
 		}
+	}
+}
+
+// oneInt answers a query about the file of a store that is open.
+func oneInt(t *testing.T, path, sql string) (n int64) {
+	t.Helper()
+	c := must(zs.OpenConn(path, zs.OpenReadOnly))(t)
+	defer func() { _ = c.Close() }()
+	err := sqlitex.ExecuteTransient(c, sql, &sqlitex.ExecOptions{ResultFunc: func(s *zs.Stmt) error { n = s.ColumnInt64(0); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestManySatisfiers: the record that is written at each signal does not grow with
+// the satisfiers before, and nothing of them is lost, over a restart and until the
+// next suspension takes their place. (Specification 03, sections 3.3 and 7.)
+func TestManySatisfiers(t *testing.T) {
+	const n = 300
+	path := filepath.Join(t.TempDir(), "flow.db")
+	w := openWaiting(t, path)
+	task := w.claimed()
+	c := flowfabric.AllOf(flowfabric.Count(n, flowfabric.DistinctSignals, nil, "k"), flowfabric.Single("k", flowfabric.ByName("go")))
+	at := w.suspend(waitFor(task, c, "k")).Waitpoints[0]
+	var sent []flowfabric.SignalID
+	for i := range n {
+		if i == n/2 {
+			checkMemory(t, w.Backend)
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			w.Backend = openStore(t, path, w.clk)
+		}
+		res := w.deliver(signalTo(task.ExecutionID, at, "x"))
+		if res.Effect != flowfabric.EffectAppended {
+			t.Fatalf("signal %d: %+v", i, res)
+		}
+		sent = append(sent, res.SignalID)
+	}
+	checkMemory(t, w.Backend)
+	if size := oneInt(t, path, "select max(length(rec)) from suspensions"); size > 10_000 {
+		t.Errorf("the record is %d bytes", size)
+	}
+	x := must(w.GetSuspension(t.Context(), task.ExecutionID))(t)
+	if !slices.Equal(x.SatisfierSignalIDs, sent) || x.Progress[1].SatisfierCount != n || !x.Progress[1].Satisfied || x.Progress[2].Satisfied {
+		t.Errorf("%d satisfiers, progress %+v", len(x.SatisfierSignalIDs), x.Progress)
+	}
+	if res := w.deliver(signalTo(task.ExecutionID, at, "go")); res.Effect != flowfabric.EffectResumed {
+		t.Fatalf("the last signal: %+v", res)
+	}
+	seen := must(w.ObserveSignals(t.Context(), flowfabric.ObserveSignalsArgs{ExecutionID: task.ExecutionID, AttemptID: task.Fence.AttemptID}))(t)
+	if len(seen) != n+1 || seen[0].SignalID != sent[0] || seen[n-1].SignalID != sent[n-1] {
+		t.Errorf("%d resume signals", len(seen))
+	}
+	unconsumed := must(w.ListSignals(t.Context(), flowfabric.ListSignalsArgs{ExecutionID: task.ExecutionID, UnconsumedOnly: true}))(t)
+	if len(unconsumed.Signals) != 0 {
+		t.Errorf("%d signals not consumed", len(unconsumed.Signals))
+	}
+	at = w.suspend(waitFor(w.claim(), c, "k")).Waitpoints[0]
+	w.deliver(signalTo(task.ExecutionID, at, "x"))
+	checkMemory(t, w.Backend)
+	x = must(w.GetSuspension(t.Context(), task.ExecutionID))(t)
+	if len(x.SatisfierSignalIDs) != 1 || x.Progress[1].SatisfierCount != 1 || oneInt(t, path, "select count(*) from satisfiers") != 0 {
+		t.Errorf("the next suspension: %+v", x)
 	}
 }

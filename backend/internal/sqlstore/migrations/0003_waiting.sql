@@ -11,6 +11,15 @@ create table suspensions (
 );
 create index suspensions_open on suspensions (part, open_at, uuid) where open_at is not null;
 
+-- The satisfiers of a suspension that no longer fit into its record, in blocks: the
+-- record is written at each signal and must stay small.
+create table satisfiers (
+  xid integer not null,
+  n   integer not null,
+  rec blob    not null,
+  primary key (xid, n)
+) without rowid;
+
 -- A waitpoint's id is never used again on its partition. open is 1 until the
 -- waitpoint is closed or expired.
 create table waitpoints (
