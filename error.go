@@ -122,8 +122,11 @@ func (e *Error) Error() string {
 	if e.Message != "" {
 		s += ": " + e.Message
 	}
-	if e.cause != nil {
-		s += ": " + e.cause.Error()
+	if e.cause == nil {
+		return s
+	}
+	if text := e.cause.Error(); text != "" {
+		s += ": " + text
 	}
 	return s
 }

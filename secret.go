@@ -1,6 +1,13 @@
 package flowfabric
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+)
 
 // Limits of waitpoint secrets. (Specification 03, section 5.2.)
 const (
@@ -13,13 +20,43 @@ const (
 	AdminRotateTimeoutMs = 120_000
 )
 
-// RotateWaitpointSecretArgs is the input of RotateWaitpointSecret.
+// RotateWaitpointSecretArgs is the input of RotateWaitpointSecret. It prints, logs
+// and marshals with the secret redacted.
 type RotateWaitpointSecretArgs struct {
 	NewKID string // 1..64 of [A-Za-z0-9._-], else invalid_kid
 	// NewSecretHex is 64..256 hexadecimal digits, even in number, else
 	// invalid_secret_hex. It is never shown again.
 	NewSecretHex string
 	GraceMs      *int64 // 0..2^53-1, else invalid_grace_ms; nil means 86,400,000
+}
+
+// String shows the arguments with the secret redacted.
+func (a RotateWaitpointSecretArgs) String() string {
+	grace := "<nil>"
+	if a.GraceMs != nil {
+		grace = strconv.FormatInt(*a.GraceMs, 10)
+	}
+	return fmt.Sprintf("{NewKID:%s NewSecretHex:%s GraceMs:%s}", a.NewKID, a.shownSecret(), grace)
+}
+
+func (a RotateWaitpointSecretArgs) shownSecret() string {
+	if a.NewSecretHex == "" {
+		return ""
+	}
+	return "[redacted]"
+}
+
+// Format is String, whatever the verb.
+func (a RotateWaitpointSecretArgs) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, a.String()) }
+
+// LogValue is String.
+func (a RotateWaitpointSecretArgs) LogValue() slog.Value { return slog.StringValue(a.String()) }
+
+// MarshalJSON redacts the secret.
+func (a RotateWaitpointSecretArgs) MarshalJSON() ([]byte, error) {
+	type plain RotateWaitpointSecretArgs
+	a.NewSecretHex = a.shownSecret()
+	return json.Marshal(plain(a))
 }
 
 // RotateOutcome tells what a rotation did to one copy of the key ring.

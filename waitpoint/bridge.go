@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
 	"github.com/flowfabric/flowfabric/internal/wire"
 )
 
@@ -100,8 +101,13 @@ func bodyTooLarge() error {
 
 // deliver verifies and delivers. A sender that repeats the very signal that ended
 // a wait finds the waitpoint closed and its token gone from the store's answers;
-// the engine still knows the signal, and verifies the token by itself.
+// the engine still knows the signal, and verifies the token by itself. What is
+// wrong with the signal comes before all that, as it does in the engine, so that
+// it is answered alike whether the waitpoint is there or not.
 func (b *Bridge) deliver(r *http.Request, args flowfabric.DeliverSignalArgs) error {
+	if err := checkSignal(args); err != nil {
+		return err
+	}
 	if args.Token.IsZero() {
 		return flowfabric.NewError(flowfabric.CodeMissingToken, "no waitpoint token was presented")
 	}
@@ -109,6 +115,16 @@ func (b *Bridge) deliver(r *http.Request, args flowfabric.DeliverSignalArgs) err
 	if errors.Is(err, flowfabric.ErrUnknownWaitpoint) {
 		_, err = b.Client.DeliverSignal(r.Context(), args.ExecutionID, args.WaitpointID, args.Token, args.Signal)
 	}
+	return err
+}
+
+// checkSignal makes the engine's checks of the input. A sender that is not named
+// gets the client's name later.
+func checkSignal(args flowfabric.DeliverSignalArgs) error {
+	if args.Signal.SourceIdentity == "" {
+		args.Signal.SourceIdentity = wire.CallbackSender
+	}
+	_, err := rules.PrepareDeliver(args)
 	return err
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
 	"github.com/flowfabric/flowfabric/waitpoint"
 )
 
@@ -58,6 +59,9 @@ func (e *engine) DeliverSignal(_ context.Context, a flowfabric.DeliverSignalArgs
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.calls++
+	if _, err := rules.PrepareDeliver(a); err != nil {
+		return flowfabric.DeliverSignalResult{}, err
+	}
 	if a.ExecutionID != e.execution || a.WaitpointID != e.waitpoint || a.Token != e.token {
 		return flowfabric.DeliverSignalResult{}, flowfabric.NewError(flowfabric.CodeInvalidToken, "refused")
 	}
@@ -232,6 +236,20 @@ func withoutInstance(t *testing.T, problem string) string {
 	delete(m, "instance")
 	text, _ := json.Marshal(m)
 	return string(text)
+}
+
+// TestSpec03_5_5_BadSignalTellsNothing: a signal that no waitpoint would take is
+// answered the same whether the waitpoint is there or not.
+func TestSpec03_5_5_BadSignalTellsNothing(t *testing.T) {
+	h := newHook(t, nil)
+	wrong := strings.TrimSuffix(h.engine.token.Reveal(), "f") + "e"
+	for _, body := range []string{`{"signal_name":"__x"}`, `{"source_identity":""}`, `{"idempotency_key":"a\nb"}`, `{"payload":"aGk=","payload_encoding":"` + strings.Repeat("x", 65) + `"}`} {
+		there := h.post(t, "POST", h.path(h.engine.execution, h.engine.waitpoint), wrong, body)
+		absent := h.post(t, "POST", h.path(h.engine.execution, flowfabric.NewWaitpointID()), wrong, body)
+		if there.status != absent.status || withoutInstance(t, there.body) != withoutInstance(t, absent.body) {
+			t.Errorf("%s: %d %s of a waitpoint, %d %s of none", body, there.status, there.body, absent.status, absent.body)
+		}
+	}
 }
 
 func TestBridgeReadsThePath(t *testing.T) {

@@ -93,7 +93,7 @@ approve.`,
 	f.StringVar(&o.signal.SourceIdentity, "source-identity", "", "who sends it (default: cli and the user)")
 	f.StringVar(&o.signal.CorrelationID, "correlation-id", "", "the sender's own reference")
 	f.StringVar(&o.signal.IdempotencyKey, "idempotency-key", "", "key that makes a repeat of this signal harmless")
-	f.DurationVar(&o.dedupPeriod, "dedup-ttl", 0, "how long the key is remembered (default 24h, at most 168h)")
+	f.DurationVar(&o.dedupPeriod, "dedup-ttl", flowfabric.DefaultSignalDedupTTLMs*time.Millisecond, "how long the key is remembered, at most 168h")
 	f.StringVar(&o.id, "signal-id", "", "signal id (default: a new one)")
 	o.payload.flags(cmd)
 	requires(cmd, "name")
@@ -121,12 +121,10 @@ func (c *cli) deliverArgs(o *signalOptions, args []string) (d flowfabric.Deliver
 	if d.Signal.SourceIdentity == "" {
 		d.Signal.SourceIdentity = c.identity()
 	}
-	if o.dedupPeriod != 0 {
-		if o.dedupPeriod < time.Millisecond {
-			return d, usagef("--dedup-ttl %s must be at least 1ms", o.dedupPeriod)
-		}
-		d.Signal.DedupTTLMs = o.dedupPeriod.Milliseconds()
+	if o.dedupPeriod < time.Millisecond {
+		return d, usagef("--dedup-ttl %s must be at least 1ms", o.dedupPeriod)
 	}
+	d.Signal.DedupTTLMs = o.dedupPeriod.Milliseconds()
 	d.Signal.Payload, d.Signal.PayloadEncoding, err = o.payload.read(c)
 	return d, err
 }

@@ -496,6 +496,7 @@ func TestWaitUsage(t *testing.T) {
 			{"signal", absent, absentWaitpoint, "--name", "x", "--waitpoint-token", "a", "--signal-id", "x"},
 			{"signal", absent, absentWaitpoint, "--name", "x", "--waitpoint-token", "a", "--dedup-ttl", "169h"},
 			{"signal", absent, absentWaitpoint, "--name", "x", "--waitpoint-token", "a", "--dedup-ttl", "-1s"},
+			{"signal", absent, absentWaitpoint, "--name", "x", "--waitpoint-token", "a", "--dedup-ttl", "0s"},
 			{"execution", "signals"}, {"execution", "signals", absent, "x"}, {"execution", "signals", absent, "--limit", "0"},
 			{"execution", "resume"}, {"execution", "resume", absent, "--delay", "-1s"},
 			{"secret", "rotate", "--generated"}, {"secret", "rotate", "--kid", "k2"}, {"secret", "rotate", "--kid", "a:b", "--generated"},

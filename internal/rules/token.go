@@ -19,13 +19,26 @@ type KeyRing struct {
 	ExpiresAt map[string]flowfabric.Millis // of former keys
 }
 
-// The causes of invalid_token, for metrics only: they never leave the process.
+// TokenCause says what is wrong with a token that is refused as invalid_token. It
+// is wrapped in that error for the metrics alone, and has no text, so that it is
+// told to nobody.
+type TokenCause string
+
+// The causes of invalid_token.
 const (
-	TokenMalformed     = "malformed"
-	TokenUnknownKID    = "unknown_kid"
-	TokenUnknownTarget = "unknown_target"
-	TokenMismatch      = "mismatch"
+	TokenMalformed     TokenCause = "malformed"
+	TokenUnknownKID    TokenCause = "unknown_kid"
+	TokenUnknownTarget TokenCause = "unknown_target"
+	TokenMismatch      TokenCause = "mismatch"
 )
+
+// Error is empty.
+func (TokenCause) Error() string { return "" }
+
+// TokenCauses are all of them.
+func TokenCauses() []TokenCause {
+	return []TokenCause{TokenMalformed, TokenUnknownKID, TokenUnknownTarget, TokenMismatch}
+}
 
 // Clone returns a copy that shares nothing.
 func (r KeyRing) Clone() KeyRing {
@@ -57,19 +70,19 @@ func (r KeyRing) Mint(id flowfabric.ExecutionID, w flowfabric.WaitpointID, key s
 // then the same work is done and the answer is invalid_token. Errors:
 // missing_token, invalid_token, hmac_secret_not_initialized, invalid_secret,
 // token_expired; the cause of an invalid_token comes beside it.
-func (r KeyRing) Verify(t flowfabric.WaitpointToken, id flowfabric.ExecutionID, w flowfabric.WaitpointID, key string, known bool, now flowfabric.Millis) (cause string, err error) {
+func (r KeyRing) Verify(t flowfabric.WaitpointToken, id flowfabric.ExecutionID, w flowfabric.WaitpointID, key string, known bool, now flowfabric.Millis) (cause TokenCause, err error) {
 	if t.IsZero() {
 		return "", flowfabric.NewError(flowfabric.CodeMissingToken, "no waitpoint token was presented")
 	}
 	kid, presented, ok := t.Parts()
 	if !ok {
-		return TokenMalformed, InvalidToken()
+		return TokenMalformed, InvalidToken().Wrap(TokenMalformed)
 	}
 	if r.Current == "" {
 		return "", errNoSecret()
 	}
 	if _, there := r.Secrets[kid]; !there {
-		return TokenUnknownKID, InvalidToken()
+		return TokenUnknownKID, InvalidToken().Wrap(TokenUnknownKID)
 	}
 	secret, err := r.secret(kid)
 	if err != nil {
@@ -80,9 +93,9 @@ func (r KeyRing) Verify(t flowfabric.WaitpointToken, id flowfabric.ExecutionID, 
 	same := err == nil && hmac.Equal(want, got)
 	switch {
 	case !known:
-		return TokenUnknownTarget, InvalidToken()
+		return TokenUnknownTarget, InvalidToken().Wrap(TokenUnknownTarget)
 	case !same:
-		return TokenMismatch, InvalidToken()
+		return TokenMismatch, InvalidToken().Wrap(TokenMismatch)
 	case !r.Accepts(kid, now):
 		return "", TokenExpired(kid)
 	}

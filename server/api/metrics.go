@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/flowfabric/flowfabric"
+	"github.com/flowfabric/flowfabric/internal/rules"
 )
 
 // maxLaneLabels is how many lanes get a label of their own; the others are
@@ -37,6 +39,7 @@ type Metrics struct {
 	renewals       *prometheus.CounterVec
 	attempts       *prometheus.CounterVec
 	signals        *prometheus.CounterVec
+	invalidTokens  *prometheus.CounterVec
 
 	shutdownTimeouts *prometheus.CounterVec
 	laneExecutions   *prometheus.GaugeVec
@@ -84,6 +87,7 @@ func NewMetrics() *Metrics {
 		renewals:         counter("ff_lease_renewal_total", "Lease renewals by outcome.", "outcome"),
 		attempts:         counter("ff_attempt_outcome_total", "Attempts ended, by outcome.", "lane", "outcome"),
 		signals:          counter("ff_signals_total", "Deliveries of signals: accepted, duplicate, the code of a refusal, or error.", "outcome"),
+		invalidTokens:    counter("ff_invalid_tokens_total", "Waitpoint tokens refused as invalid, by what is wrong with them.", "cause"),
 		shutdownTimeouts: counter("ff_shutdown_timeout_total", "Shutdown phases that overran.", "phase"),
 		laneExecutions:   gauge("ff_lane_executions", "Executions of a lane by public state.", "lane", "public_state"),
 		eligibleAge:      gauge("ff_eligible_oldest_age_seconds", "Age of the oldest eligible execution of a lane.", "lane"),
@@ -95,7 +99,7 @@ func NewMetrics() *Metrics {
 		scanners:         make(map[string]flowfabric.ScannerStatus),
 	}
 	m.registry.MustRegister(m.httpRequests, m.httpDuration, m.scannerCycles, m.scannerDuration, m.scannerRows, m.scannerErrors,
-		m.claimFromGrant, m.claimRequests, m.renewals, m.attempts, m.signals, m.shutdownTimeouts, m.laneExecutions, m.eligibleAge,
+		m.claimFromGrant, m.claimRequests, m.renewals, m.attempts, m.signals, m.invalidTokens, m.shutdownTimeouts, m.laneExecutions, m.eligibleAge,
 		m.sseClients, m.storeDuration, m.storeErrors, m.build,
 		poolGauge("ff_waits_in_use", "Waits under way.", &m.waits),
 		poolGauge("ff_stream_ops_in_use", "Stream reads and tails under way.", &m.streamOps))
@@ -104,6 +108,9 @@ func NewMetrics() *Metrics {
 	}
 	for _, outcome := range signalOutcomes {
 		m.signals.WithLabelValues(outcome)
+	}
+	for _, cause := range rules.TokenCauses() {
+		m.invalidTokens.WithLabelValues(string(cause))
 	}
 	for _, phase := range []string{"requests", "scanners", "connections"} {
 		m.shutdownTimeouts.WithLabelValues(phase)
@@ -345,6 +352,10 @@ func (m *Metrics) signalled(outcome flowfabric.DeliverOutcome, err error) {
 		label = "error"
 	}
 	m.signals.WithLabelValues(label).Inc()
+	var cause rules.TokenCause
+	if errors.As(err, &cause) {
+		m.invalidTokens.WithLabelValues(string(cause)).Inc()
+	}
 }
 
 // storeOp is the pair of metrics of one store operation.
