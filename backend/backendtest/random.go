@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,20 @@ func RunRandom(t *testing.T, open func(t *testing.T) Harness) {
 		}
 		rt.Repeat(r.checked(r.actions()))
 	})
+}
+
+// RunRandomFewer is RunRandom with fewer runs than the usual hundred, for a store
+// on which each takes long and which stands on one that makes all of them. The
+// flag -rapid.checks prevails.
+func RunRandomFewer(t *testing.T, runs int, open func(t *testing.T) Harness) {
+	f := flag.Lookup("rapid.checks")
+	if was := f.Value.String(); was == f.DefValue {
+		if err := f.Value.Set(strconv.Itoa(runs)); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Value.Set(was) }()
+	}
+	RunRandom(t, open)
 }
 
 func steadySeed(t *testing.T) {

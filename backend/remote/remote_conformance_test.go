@@ -148,5 +148,5 @@ func TestRandom(t *testing.T) {
 	if testing.Short() {
 		t.Skip("random operations over HTTP are left out of short runs")
 	}
-	backendtest.RunRandom(t, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
+	backendtest.RunRandomFewer(t, 30, func(t *testing.T) backendtest.Harness { return openConformance(t, backendtest.Options{}) })
 }

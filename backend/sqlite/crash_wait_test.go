@@ -73,6 +73,9 @@ func (c *waiting) signalLeftovers(ctx context.Context) {
 			if err != nil {
 				c.say("error read token: %v", err)
 			}
+			if token.IsZero() {
+				continue // closed since: somebody else resumed it
+			}
 			c.signal(ctx, e.ExecutionID, w.WaitpointID, token, 2)
 		}
 	}

@@ -109,7 +109,15 @@ func TestConformance(t *testing.T) { onBoth(t, backendtest.Run) }
 
 func TestLinearizability(t *testing.T) { onBoth(t, backendtest.RunLinearizability) }
 
-func TestRandom(t *testing.T) { onBoth(t, backendtest.RunRandom) }
+// TestRandom makes the usual number of runs in memory, and some in a file, where
+// every step waits for the disk.
+func TestRandom(t *testing.T) {
+	runs := 100
+	onBoth(t, func(t *testing.T, open func(t *testing.T) backendtest.Harness) {
+		backendtest.RunRandomFewer(t, runs, open)
+		runs = 30
+	})
+}
 
 func TestConcurrent(t *testing.T) { onBoth(t, backendtest.RunConcurrent) }
 
