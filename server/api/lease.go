@@ -46,7 +46,7 @@ func leaseRoutes() []*route {
 			id: "get_lease_history", method: http.MethodGet, pattern: wire.RouteExecutionHistory, scopes: ScopeOperate,
 			summary: "What happened to the execution's leases, oldest first.", codes: []flowfabric.Code{flowfabric.CodeInvalidCursor},
 			query:    []param{limitParam, cursorParam},
-			endpoint: serves[none, wire.Page[wire.LeaseEvent]](leaseHistory),
+			endpoint: pageOfExecution(wire.ParseLeaseHistory, flowfabric.Backend.GetLeaseHistory, wire.NewLeaseHistoryPage),
 		},
 		{
 			id: "list_expired_leases", method: http.MethodGet, pattern: wire.RouteExpiredLeases, scopes: ScopeOperate,
@@ -160,29 +160,6 @@ func revokeLease(c *call) error {
 		return err
 	}
 	return c.ok(wire.NewRevokeLeaseResponse(r))
-}
-
-func leaseHistory(c *call) error {
-	id, err := c.executionID()
-	if err != nil {
-		return err
-	}
-	query, err := c.query()
-	if err != nil {
-		return err
-	}
-	args, err := wire.ParseLeaseHistory(id, query)
-	if err != nil {
-		return err
-	}
-	if err := c.admit(id); err != nil {
-		return err
-	}
-	r, err := c.api.backend.GetLeaseHistory(c.ctx, args)
-	if err != nil {
-		return err
-	}
-	return c.ok(wire.NewLeaseHistoryPage(id, query, r))
 }
 
 func listExpiredLeases(c *call) error {

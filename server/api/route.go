@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -242,6 +243,33 @@ func readExecution[R, S any](op func(flowfabric.Backend, context.Context, flowfa
 			return err
 		}
 		return c.ok(s)
+	}}
+}
+
+// pageOfExecution is the endpoint of a listing about the execution in the path.
+func pageOfExecution[A, R, T any](parse func(flowfabric.ExecutionID, url.Values) (A, error),
+	op func(flowfabric.Backend, context.Context, A) (R, error), page func(flowfabric.ExecutionID, url.Values, R) wire.Page[T]) endpoint {
+	return endpoint{result: reflect.TypeFor[wire.Page[T]](), handle: func(c *call) error {
+		id, err := c.executionID()
+		if err != nil {
+			return err
+		}
+		query, err := c.query()
+		if err != nil {
+			return err
+		}
+		args, err := parse(id, query)
+		if err != nil {
+			return err
+		}
+		if err := c.admit(id); err != nil {
+			return err
+		}
+		r, err := op(c.api.backend, c.ctx, args)
+		if err != nil {
+			return err
+		}
+		return c.ok(page(id, query, r))
 	}}
 }
 

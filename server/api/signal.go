@@ -52,7 +52,7 @@ func signalRoutes() []*route {
 				{name: "unconsumed_only", kind: "boolean", doc: "Without those that ended a suspension; default false."}, limitParam, cursorParam,
 			},
 			codes:    []flowfabric.Code{flowfabric.CodeInvalidCursor},
-			endpoint: serves[none, wire.Page[flowfabric.RecordedSignal]](listSignals),
+			endpoint: pageOfExecution(wire.ParseListSignals, flowfabric.Backend.ListSignals, wire.NewSignalsPage),
 		},
 		{
 			id: "get_signal", method: http.MethodGet, pattern: wire.RouteExecutionSignal, scopes: ScopeRead,
@@ -114,29 +114,6 @@ func veil(err error) error {
 		return rules.InvalidToken()
 	}
 	return err
-}
-
-func listSignals(c *call) error {
-	id, err := c.executionID()
-	if err != nil {
-		return err
-	}
-	query, err := c.query()
-	if err != nil {
-		return err
-	}
-	args, err := wire.ParseListSignals(id, query)
-	if err != nil {
-		return err
-	}
-	if err := c.admit(id); err != nil {
-		return err
-	}
-	r, err := c.api.backend.ListSignals(c.ctx, args)
-	if err != nil {
-		return err
-	}
-	return c.ok(wire.NewSignalsPage(id, query, r))
 }
 
 func getSignal(c *call) error {

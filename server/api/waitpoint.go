@@ -40,7 +40,7 @@ func waitpointRoutes() []*route {
 			summary:  "The open waitpoints of an execution, by id; never the tokens.",
 			query:    []param{{name: "limit", kind: "integer", doc: "1..1000, default 100."}, cursorParam},
 			codes:    []flowfabric.Code{flowfabric.CodeInvalidCursor},
-			endpoint: serves[none, wire.Page[flowfabric.Waitpoint]](listWaitpoints),
+			endpoint: pageOfExecution(wire.ParseListWaitpoints, flowfabric.Backend.ListPendingWaitpoints, wire.NewWaitpointsPage),
 		},
 		{
 			id: "read_waitpoint_token", method: http.MethodGet, pattern: wire.RouteWaitpointToken, scopes: ScopeAdmin,
@@ -124,29 +124,6 @@ func (c *call) closeWaitpoint(args flowfabric.CloseWaitpointArgs) error {
 		return err
 	}
 	return c.ok(wire.NewCloseWaitpointResponse(outcome))
-}
-
-func listWaitpoints(c *call) error {
-	id, err := c.executionID()
-	if err != nil {
-		return err
-	}
-	query, err := c.query()
-	if err != nil {
-		return err
-	}
-	args, err := wire.ParseListWaitpoints(id, query)
-	if err != nil {
-		return err
-	}
-	if err := c.admit(id); err != nil {
-		return err
-	}
-	r, err := c.api.backend.ListPendingWaitpoints(c.ctx, args)
-	if err != nil {
-		return err
-	}
-	return c.ok(wire.NewWaitpointsPage(id, query, r))
 }
 
 // readWaitpointToken is audited whether there is a token or not: what is told of
