@@ -27,10 +27,7 @@ end
 -- set_suspension notes fields of the suspension, field and value in turn; the empty
 -- string stands for none.
 function wait.set_suspension(r, ...)
-  local set = wait.noted(r).susp
-  for _, v in ipairs({ ... }) do
-    set[#set + 1] = v
-  end
+  return wait.append(wait.noted(r).susp, ...)
 end
 
 -- leaves_of lists the single and count nodes in depth-first order and numbers them.

@@ -177,11 +177,12 @@ local function put_text(r, field, value)
   put(r, field, value)
 end
 
-local function drop(r, ...)
-  for _, field in ipairs({ ... }) do
-    if r.f[field] then
-      put(r, field, nil)
-    end
+local function drop(r, field, ...)
+  if r.f[field] then
+    put(r, field, nil)
+  end
+  if ... then
+    return drop(r, ...)
   end
 end
 

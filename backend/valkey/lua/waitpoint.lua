@@ -37,6 +37,15 @@ function wait.remember(r, key, at, ttl, value)
   after[#after + 1] = { 'SET', key, S(at + ttl) .. value, 'PX', S(ttl + 60000) }
 end
 
+-- append adds fields and values, in turn, to a list.
+function wait.append(list, field, value, ...)
+  local n = #list
+  list[n + 1], list[n + 2] = field, value
+  if ... then
+    return wait.append(list, ...)
+  end
+end
+
 -- begin notes that an execution has waits, before its first one. The limit on
 -- its signals comes into core where it is not the usual one.
 function wait.begin(r)
@@ -60,9 +69,7 @@ function wait.set_waitpoint(r, id, ...)
     waits.wps[id] = set
     waits.list[#waits.list + 1] = id
   end
-  for _, v in ipairs({ ... }) do
-    set[#set + 1] = v
-  end
+  return wait.append(set, ...)
 end
 
 -- move_waitpoint notes that a waitpoint has come to a state.
