@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen; none comes near it.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // The programs, built once, without the race detector.
 var serverBinary, workerBinary string

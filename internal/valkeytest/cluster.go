@@ -18,7 +18,7 @@ const (
 	slotCount = 16384
 	// formLimit bounds the forming of a cluster, which takes three seconds on a
 	// machine that is not busy.
-	formLimit = 30 * time.Second
+	formLimit = time.Minute
 )
 
 // Cluster is a Valkey cluster of a test. Like those of a [Server], its methods
