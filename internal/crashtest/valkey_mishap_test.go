@@ -115,8 +115,16 @@ func TestWipedUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	clients.Wait()
+	// What was sent before they noticed may still arrive: looks over all partitions
+	// of a claim, which arm. It is over when no call has come for half a second.
+	calls, since := commandCalls(v, "fcall"), time.Now()
+	eventually(t, patience, "functions are still called", func() bool {
+		if n := commandCalls(v, "fcall"); n != calls {
+			calls, since = n, time.Now()
+		}
+		return time.Since(since) > 500*time.Millisecond
+	})
 	v.Must("FLUSHALL")
-	calls := commandCalls(v, "fcall")
 	_, err := flowfabric.CreateExecution(t.Context(), direct, flowfabric.CreateExecutionArgs{Namespace: Namespace, LaneID: "default", Kind: Kind, CreatorIdentity: "crash"})
 	if flowfabric.CodeOf(err) != flowfabric.CodeStoreReplaced {
 		t.Errorf("a create: %v", err)
