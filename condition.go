@@ -171,6 +171,28 @@ func AllOfWaitpoints(keys ...string) ResumeCondition {
 	return AllOf(members...)
 }
 
+// WithDefaults returns the condition in its normal form, which shares nothing with
+// the original: a count without a kind counts distinct waitpoints, and repeated
+// keys of a count are collapsed.
+func (c ResumeCondition) WithDefaults() ResumeCondition {
+	if c.Matcher != nil {
+		m := *c.Matcher
+		m.Names = slices.Clone(m.Names)
+		c.Matcher = &m
+	}
+	if c.Kind == ConditionCount {
+		if c.CountKind == "" {
+			c.CountKind = DistinctWaitpoints
+		}
+		c.Waitpoints = distinctStrings(c.Waitpoints)
+	}
+	c.Members = slices.Clone(c.Members)
+	for i := range c.Members {
+		c.Members[i] = c.Members[i].WithDefaults()
+	}
+	return c
+}
+
 // Keys returns the distinct waitpoint keys the condition refers to, in
 // depth-first order; none for OperatorOnly and TimeoutOnly.
 func (c ResumeCondition) Keys() []string {

@@ -235,3 +235,24 @@ func FuzzResumeCondition(f *testing.F) {
 		}
 	})
 }
+
+// TestConditionWithDefaults: the normal form is what the JSON form reads back as,
+// a count without a kind included, and shares nothing with the original.
+func TestConditionWithDefaults(t *testing.T) {
+	given := flowfabric.AllOf(
+		flowfabric.ResumeCondition{Kind: flowfabric.ConditionCount, N: 1, Waitpoints: []string{"a", "b", "a"}},
+		flowfabric.Single("k", flowfabric.ByNames("x", "y")))
+	normal := given.WithDefaults()
+	read, err := flowfabric.ParseResumeCondition(normal.JSON())
+	if err != nil || string(read.JSON()) != string(normal.JSON()) || normal.Members[0].CountKind != flowfabric.DistinctWaitpoints ||
+		!slices.Equal(normal.Members[0].Waitpoints, []string{"a", "b"}) {
+		t.Errorf("normal form %+v, %v", normal, err)
+	}
+	if err := normal.Validate(false); err != nil {
+		t.Error(err)
+	}
+	normal.Members[0].Waitpoints[0], normal.Members[1].Matcher.Names[0] = "changed", "changed"
+	if given.Members[0].Waitpoints[0] != "a" || given.Members[1].Matcher.Names[0] != "x" || given.Members[0].CountKind != "" {
+		t.Errorf("the original changed: %+v", given)
+	}
+}

@@ -323,7 +323,8 @@ type SuspendForBudgetArgs struct {
 
 // WithDefaults returns the arguments with what the caller left out filled in:
 // identifiers are minted, keys of fresh bindings made of them, the requester is
-// the worker, the resume policy complete. It checks nothing.
+// the worker, the resume policy complete, repeated keys of the condition
+// collapsed. It checks nothing, and the result shares no list with the caller's.
 func (a SuspendArgs) WithDefaults() SuspendArgs {
 	if a.SuspensionID == "" {
 		a.SuspensionID = NewSuspensionID()
@@ -342,6 +343,7 @@ func (a SuspendArgs) WithDefaults() SuspendArgs {
 			}
 		}
 	}
+	a.ResumeCondition = a.ResumeCondition.WithDefaults()
 	a.ResumePolicy = a.ResumePolicy.WithDefaults()
 	return a
 }

@@ -55,6 +55,22 @@ func (m *Store) deliver(ctx context.Context, in rules.DeliverInput) (res flowfab
 	return res, err
 }
 
+// ObserveSignals returns the signals that ended the attempt's last suspension.
+func (m *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) (out []flowfabric.ResumeSignal, err error) {
+	if err := rules.ValidateObserveSignals(a); err != nil {
+		return nil, err
+	}
+	out = []flowfabric.ResumeSignal{}
+	err = m.found(ctx, a.ExecutionID, func(e *entry) error {
+		ids, err := rules.ResumeSignalIDs(e.st, a.AttemptID)
+		if err == nil {
+			out = slices.Concat(out, e.waits.observed(ids))
+		}
+		return err
+	})
+	return out, err
+}
+
 // ListSignals pages over the recorded signals, without payloads.
 func (m *Store) ListSignals(ctx context.Context, a flowfabric.ListSignalsArgs) (res flowfabric.ListSignalsResult, err error) {
 	limit, err := rules.ValidateListSignals(a)

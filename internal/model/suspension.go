@@ -3,7 +3,6 @@ package model
 import (
 	"cmp"
 	"context"
-	"slices"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -149,20 +148,4 @@ func (m *Store) SuspendForBudget(ctx context.Context, a flowfabric.SuspendForBud
 		done, fx := rules.SuspendForBudget(st, a, now)
 		return done, fx, nil
 	})
-}
-
-// ObserveSignals returns the signals that ended the attempt's last suspension.
-func (m *Store) ObserveSignals(ctx context.Context, a flowfabric.ObserveSignalsArgs) (out []flowfabric.ResumeSignal, err error) {
-	if err := rules.ValidateObserveSignals(a); err != nil {
-		return nil, err
-	}
-	out = []flowfabric.ResumeSignal{}
-	err = m.found(ctx, a.ExecutionID, func(e *entry) error {
-		ids, err := rules.ResumeSignalIDs(e.st, a.AttemptID)
-		if err == nil {
-			out = slices.Concat(out, e.waits.observed(ids))
-		}
-		return err
-	})
-	return out, err
 }

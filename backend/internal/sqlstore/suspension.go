@@ -256,10 +256,6 @@ func (s *Store) Suspend(ctx context.Context, a flowfabric.SuspendArgs) (res flow
 	if a, err = rules.PrepareSuspend(a); err != nil {
 		return res, err
 	}
-	// The condition stays in memory: it must share nothing with the caller's.
-	if a.ResumeCondition, err = flowfabric.ParseResumeCondition(a.ResumeCondition.JSON()); err != nil {
-		return res, err
-	}
 	err = s.changeRow(ctx, a.ExecutionID, func(tx *Tx, r *row) (fx rules.Effects, refused, fault error) {
 		res, fx, refused, fault = tx.suspend(r, &a)
 		return fx, refused, fault
