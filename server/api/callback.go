@@ -65,11 +65,7 @@ func (c *call) throttleCallback() error {
 	if wait, ok := c.api.callers.allow(addr.String(), now); !ok {
 		return rateLimited("over the rate of callbacks from one address", wait)
 	}
-	id, err := c.executionID()
-	if err != nil {
-		return nil //nolint:nilerr // the handler refuses it
-	}
-	waitpoint, err := c.waitpointID()
+	id, waitpoint, err := c.waitpoint()
 	if err != nil {
 		return nil //nolint:nilerr // the handler refuses it
 	}
@@ -80,11 +76,7 @@ func (c *call) throttleCallback() error {
 }
 
 func deliverCallback(c *call) error {
-	id, err := c.executionID()
-	if err != nil {
-		return err
-	}
-	waitpoint, err := c.waitpointID()
+	id, waitpoint, err := c.waitpoint()
 	if err != nil {
 		return err
 	}

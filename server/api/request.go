@@ -49,6 +49,16 @@ func (c *call) waitpointID() (flowfabric.WaitpointID, error) {
 	return flowfabric.WaitpointID(id), flowfabric.ValidateUUID("waitpoint_id", id)
 }
 
+// waitpoint returns the execution and the waitpoint in the path.
+func (c *call) waitpoint() (flowfabric.ExecutionID, flowfabric.WaitpointID, error) {
+	id, err := c.executionID()
+	if err != nil {
+		return "", "", err
+	}
+	waitpoint, err := c.waitpointID()
+	return id, waitpoint, err
+}
+
 // workerID returns the pool in the path.
 func (c *call) workerID() (flowfabric.WorkerID, error) {
 	id := flowfabric.WorkerID(c.r.PathValue("worker_id"))

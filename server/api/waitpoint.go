@@ -96,11 +96,7 @@ func closeAttemptWaitpoint(c *call) error {
 }
 
 func closeWaitpoint(c *call) error {
-	id, err := c.executionID()
-	if err != nil {
-		return err
-	}
-	waitpoint, err := c.waitpointID()
+	id, waitpoint, err := c.waitpoint()
 	if err != nil {
 		return err
 	}
@@ -129,11 +125,7 @@ func (c *call) closeWaitpoint(args flowfabric.CloseWaitpointArgs) error {
 // readWaitpointToken is audited whether there is a token or not: what is told of
 // is who asked.
 func readWaitpointToken(c *call) error {
-	id, err := c.executionID()
-	if err != nil {
-		return err
-	}
-	waitpoint, err := c.waitpointID()
+	id, waitpoint, err := c.waitpoint()
 	if err != nil {
 		return err
 	}
