@@ -4,11 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"strconv"
 	"strings"
-
-	vk "github.com/valkey-io/valkey-go"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -55,84 +52,6 @@ func expectLetter(e flowfabric.ClaimExpect) string {
 	return ""
 }
 
-// A task has taskSize elements; the last one, the lane, is there only where the
-// caller need not know it.
-const taskSize = 21
-
-// decodeTask reads a task as the claiming functions answer it. The lane is the one
-// the caller claimed from, empty when the task names its own.
-func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
-	var task flowfabric.ClaimedExecution
-	if list, err := msg.ToArray(); err == nil && len(list) == 2 {
-		return decodeFirstTask(op, part, lane, elements(list))
-	}
-	list, err := elementsOf(op, msg, taskSize)
-	if err != nil {
-		return task, err
-	}
-	def, err := parseDef(op, list.bytes(19))
-	if err != nil {
-		return task, err
-	}
-	d := decoder{op: op}
-	if lane == "" {
-		lane = flowfabric.LaneID(list.str(taskSize))
-	}
-	tier := d.uint32("fallback_index", list.str(12))
-	task = flowfabric.ClaimedExecution{
-		StoreTime: list.ms(0), ExecutionID: flowfabric.ExecutionID(partitionTag(part) + ":" + d.uuid("execution_id", list.str(1))),
-		AttemptIndex: d.uint32("attempt_index", list.str(2)), AttemptID: flowfabric.AttemptID(list.str(3)),
-		AttemptType: attemptType(&d, "attempt_type", list.str(4)), ClaimKind: claimKind(&d, "claim_kind", list.str(5)),
-		Fence: flowfabric.Fence{LeaseID: flowfabric.LeaseID(list.str(6)), LeaseEpoch: d.uint("lease_epoch", list.str(7)),
-			AttemptID: flowfabric.AttemptID(list.str(3))},
-		LeaseExpiresAt: list.ms(8), AttemptTimeoutAt: list.ms(9), ExecutionDeadlineAt: list.ms(10),
-		LeaseReclaimCount: d.uint32("lease_reclaim_count", list.str(11)),
-		FlowID:            flowfabric.FlowID(list.str(13)), Namespace: flowfabric.Namespace(list.str(14)), LaneID: lane, Kind: def.kind,
-		PolicySnapshot:   snapshot(def.policy, tier, lane, list.str(15), list.str(16)),
-		WorkerInstanceID: flowfabric.WorkerInstanceID(list.str(17)),
-		Payload:          def.payload, PayloadEncoding: def.encoding, Replayed: list.str(20) == "1",
-	}
-	if tags := list.str(18); tags != "" {
-		if err := json.Unmarshal([]byte(tags), &task.Tags); err != nil {
-			d.fail("tags", "%v", err)
-		}
-	}
-	task.Tags = orNoTags(task.Tags)
-	return task, d.err
-}
-
-// firstTaskLines is how many lines a first claim's task has.
-const firstTaskLines = 10
-
-// decodeFirstTask reads the task of an execution that was never claimed before, as
-// the library tells it: now, e, attempt id, lease id, expiry, attempt timeout,
-// deadline, flow, namespace and instance, a line each, and the definition.
-func decodeFirstTask(op string, part uint16, lane flowfabric.LaneID, list elements) (flowfabric.ClaimedExecution, error) {
-	var line [firstTaskLines]string
-	rest := list.str(0)
-	for i := range line {
-		var more bool
-		if line[i], rest, more = strings.Cut(rest, "\n"); more != (i+1 < firstTaskLines) {
-			return flowfabric.ClaimedExecution{}, badAnswer(op)
-		}
-	}
-	def, err := parseDef(op, list.bytes(1))
-	if err != nil {
-		return flowfabric.ClaimedExecution{}, err
-	}
-	d := decoder{op: op}
-	attempt := flowfabric.AttemptID(line[2])
-	return flowfabric.ClaimedExecution{
-		StoreTime: d.ms("now", line[0]), ExecutionID: flowfabric.ExecutionID(partitionTag(part) + ":" + line[1]),
-		AttemptID: attempt, AttemptType: flowfabric.AttemptTypeInitial, ClaimKind: flowfabric.ClaimNew,
-		Fence:          flowfabric.Fence{LeaseID: flowfabric.LeaseID(line[3]), LeaseEpoch: 1, AttemptID: attempt},
-		LeaseExpiresAt: d.ms("lease_expires_at", line[4]), AttemptTimeoutAt: d.optionalMs("attempt_timeout_at", line[5]),
-		ExecutionDeadlineAt: d.optionalMs("execution_deadline_at", line[6]), FlowID: flowfabric.FlowID(line[7]),
-		Namespace: flowfabric.Namespace(line[8]), LaneID: lane, Kind: def.kind, PolicySnapshot: snapshot(def.policy, 0, lane, "", ""),
-		WorkerInstanceID: flowfabric.WorkerInstanceID(line[9]), Payload: def.payload, PayloadEncoding: def.encoding, Tags: orNoTags(nil),
-	}, d.err
-}
-
 // claimed calls a claiming function for one named execution.
 func (s *Store) claimed(ctx context.Context, fn string, id flowfabric.ExecutionID, lane flowfabric.LaneID, args ...string) (flowfabric.ClaimedExecution, error) {
 	msg, err := s.call(ctx, fn, tagOf(id), append([]string{uuidOf(id)}, args...)...)
@@ -144,50 +63,6 @@ func (s *Store) claimed(ctx context.Context, fn string, id flowfabric.ExecutionI
 	}
 	s.leasesChanged()
 	return s.receive(ctx, operation(fn), id.Partition(), lane, &msg)
-}
-
-// receive takes a claimed task. One that does not decode nobody could run: its
-// lease is revoked and held for an operator.
-func (s *Store) receive(ctx context.Context, op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
-	task, err := decodeTask(op, part, lane, msg)
-	if err != nil {
-		s.hold(ctx, part, msg, err)
-		return flowfabric.ClaimedExecution{}, err
-	}
-	if task.ClaimKind == flowfabric.ClaimReclaim && task.LeaseReclaimCount%reclaimWarning == 0 {
-		s.log.WarnContext(ctx, "an execution has been reclaimed many times", "execution_id", task.ExecutionID,
-			"execution_kind", task.Kind, "lane_id", task.LaneID, "lease_reclaim_count", task.LeaseReclaimCount)
-	}
-	return task, nil
-}
-
-// reclaimWarning is at every how many reclaims of an execution a warning is
-// logged. (Specification 02, section 5.5.)
-const reclaimWarning = 100
-
-// hold takes the lease of a task that does not decode away again.
-func (s *Store) hold(ctx context.Context, part uint16, msg *vk.ValkeyMessage, cause error) {
-	var e, lease string
-	list, err := msg.ToArray()
-	switch {
-	case err != nil:
-	case len(list) == 2:
-		if lines := strings.Split(elements(list).str(0), "\n"); len(lines) == firstTaskLines {
-			e, lease = lines[1], lines[3]
-		}
-	case len(list) >= taskSize:
-		e, lease = elements(list).str(1), elements(list).str(6)
-	}
-	if e == "" {
-		return
-	}
-	id := flowfabric.ExecutionID(s.tag(part) + ":" + e)
-	s.log.ErrorContext(ctx, "a claimed execution does not decode; it is held", "execution_id", id, "error", cause)
-	_, err = s.RevokeLease(context.WithoutCancel(ctx), flowfabric.RevokeLeaseArgs{ExecutionID: id,
-		ExpectedLeaseID: flowfabric.LeaseID(lease), Reason: string(flowfabric.CodeCorruptRecord), RevokedBy: "backend", Hold: true})
-	if err != nil {
-		s.log.WarnContext(ctx, "its lease is left to expire", "execution_id", id, "error", err)
-	}
 }
 
 // ClaimGranted consumes a grant.

@@ -14,7 +14,7 @@ import (
 
 const (
 	fnCreate      = "ff_create_execution"
-	createStride  = 15
+	createStride  = 8
 	fnReserve     = "ff_reserve"
 	reserveStride = 4
 	// mintRun is how many identifiers in a row are minted on one partition.
@@ -305,11 +305,22 @@ func (s *Store) adopt(p *rules.Prepared, held string) error {
 
 // appendCreate adds the arguments of one create.
 func appendCreate(args []string, c *creation) ([]string, error) {
-	p := c.prepared
+	x := &c.prepared.State.Exec
+	options, err := createOptions(c.prepared)
+	if err != nil {
+		return args, err
+	}
+	return append(args, uuidOf(x.ExecutionID), string(x.LaneID), string(x.Namespace), bucketName(x.Namespace, c.caps), c.caps,
+		encodeDef(c.prepared), options, c.closed), nil
+}
+
+// createOptions is what most executions have nothing of, as the library takes it:
+// one argument, empty for those.
+func createOptions(p *rules.Prepared) (string, error) {
 	x := &p.State.Exec
 	tags, err := tagsText(p.Args.Tags)
 	if err != nil {
-		return args, err
+		return "", err
 	}
 	retention, reclaims := "", ""
 	if ms := rules.RetentionMs(p.State.Policy); ms != flowfabric.DefaultRetentionMs {
@@ -318,11 +329,16 @@ func appendCreate(args []string, c *creation) ([]string, error) {
 	if n := rules.MaxReclaims(p.State.Policy); n != flowfabric.DefaultMaxReclaims {
 		reclaims = strconv.FormatUint(uint64(n), 10)
 	}
-	return append(args,
-		uuidOf(x.ExecutionID), string(x.LaneID), string(x.Namespace), bucketName(x.Namespace, c.caps), c.caps, encodeDef(p),
-		optional(int64(x.Priority)), optional(int64(p.DelayUntil)), optional(int64(p.DeadlineAt)), optional(p.DeadlineMs),
-		optional(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, c.closed, tags), nil
+	options := strings.Join([]string{optional(int64(x.Priority)), optional(int64(p.DelayUntil)), optional(int64(p.DeadlineAt)),
+		optional(p.DeadlineMs), optional(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, tags}, " ")
+	if options == noOptions {
+		return "", nil
+	}
+	return options, nil
 }
+
+// noOptions is what createOptions has where each of them is empty.
+const noOptions = "       "
 
 // created reads the answer to one create.
 func (s *Store) created(it *batchItem, p *rules.Prepared) (res flowfabric.CreateExecutionResult, err error) {

@@ -212,15 +212,21 @@ type entry struct {
 const (
 	// scanBound is how many events one read looks at.
 	scanBound = flowfabric.MaxListExamined
-	// partBatch is the least number of events asked of a partition at once.
-	partBatch = 8
+	// partBatch is the least number of entries asked of a partition at once, and
+	// manyPartBatch that where more than manyParts are asked. An entry may hold up to
+	// 16 events.
+	partBatch, manyPartBatch, manyParts = 8, 2, 16
 )
 
 // run reads rounds of events until the limit is reached or nothing is left.
 func (r *feedRead) run(ctx context.Context) error {
 	places := everyPlace(r.cur)
 	for first := true; len(places) > 0; first = false {
-		count := min(max((r.limit-len(r.res.Events))/len(places)+1, partBatch), r.limit)
+		least := partBatch
+		if len(places) > manyParts {
+			least = manyPartBatch
+		}
+		count := min(max((r.limit-len(r.res.Events))/len(places)+1, least), r.limit)
 		entries, full, err := r.round(ctx, places, count, first)
 		if err != nil {
 			return err
@@ -266,14 +272,19 @@ func (r *feedRead) round(ctx context.Context, places []int, count int, first boo
 		}
 		last := flowfabric.Millis(0)
 		for k := range list {
-			e, err := readEntry(&list[k], i)
+			events, err := readEntry(&list[k], i)
 			if err != nil {
 				return nil, nil, err
 			}
-			// One partition's clock may have been set back; its order is what counts.
-			e.at = max(eventAt(e.v), last)
-			last = e.at
-			entries = append(entries, e)
+			for _, e := range events {
+				if e.seq <= cur.seqs[i] {
+					continue // read before, with what stands beside it unread
+				}
+				// One partition's clock may have been set back; its order is what counts.
+				e.at = max(eventAt(e.v), last)
+				last = e.at
+				entries = append(entries, e)
+			}
 		}
 		if len(list) < count {
 			s.feedEnds.note(cur.feed, cur.parts[i], entries[len(entries)-1].seq)
@@ -288,24 +299,33 @@ func (r *feedRead) round(ctx context.Context, places []int, count int, first boo
 	return entries, full, nil
 }
 
-func readEntry(msg *vk.ValkeyMessage, place int) (entry, error) {
+// readEntry reads the events of an entry of a feed; there is at least one. Several
+// are numbered up to the entry's id.
+func readEntry(msg *vk.ValkeyMessage, place int) ([]entry, error) {
 	parts, err := msg.ToArray()
 	if err != nil || len(parts) != 2 {
-		return entry{}, corrupt("read_feed", "event", "malformed entry")
+		return nil, corrupt("read_feed", "event", "malformed entry")
 	}
 	fields, err := parts[1].ToArray()
 	if err != nil {
-		return entry{}, corrupt("read_feed", "event", "malformed entry")
+		return nil, corrupt("read_feed", "event", "malformed entry")
 	}
-	seq, ok := seqOf(elements(parts).str(0))
+	last, ok := seqOf(elements(parts).str(0))
 	if !ok {
-		return entry{}, corrupt("read_feed", "event", "entry %s is not numbered", elements(parts).str(0))
+		return nil, corrupt("read_feed", "event", "entry %s is not numbered", elements(parts).str(0))
 	}
-	e := entry{place: place, seq: seq}
-	if len(fields) == 2 && elements(fields).str(0) == eventField {
-		e.v = elements(fields).str(1)
+	n := max(len(fields)/2, 1)
+	if uint64(n) > last {
+		return nil, corrupt("read_feed", "event", "entry %s holds %d", elements(parts).str(0), n)
 	}
-	return e, nil
+	events := make([]entry, n)
+	for k := range events {
+		events[k] = entry{place: place, seq: last - uint64(n-1-k)}
+		if elements(fields).str(2*k) == eventField {
+			events[k].v = elements(fields).str(2*k + 1)
+		}
+	}
+	return events, nil
 }
 
 // lookBehind deals with the partitions that had nothing to read: their position

@@ -73,11 +73,11 @@ func (s *Store) endsOf(ctx context.Context, feed flowfabric.Feed, cur *feedCurso
 			empty = append(empty, j)
 			continue
 		}
-		e, err := readEntry(&list[0], places[j])
+		events, err := readEntry(&list[0], places[j])
 		if err != nil {
 			return nil, err
 		}
-		ends[j] = e.seq
+		ends[j] = events[len(events)-1].seq
 	}
 	if err := s.trimmedEnds(ctx, key, empty, ends); err != nil {
 		return nil, err
@@ -133,9 +133,9 @@ func (s *Store) trimmedEnds(ctx context.Context, key func(int) string, empty []i
 // logRange is the log of a feed on one partition, while what is to be trimmed of
 // it is looked for: every event below low is past retention, none from high on is.
 type logRange struct {
-	part      uint16
-	key       string
-	low, high uint64
+	part             uint16
+	key              string
+	first, low, high uint64
 }
 
 // TrimFeeds deletes the events of each feed that are past retention.
@@ -155,11 +155,12 @@ func (s *Store) TrimFeeds(ctx context.Context) (flowfabric.SweepResult, error) {
 			if got.err != nil {
 				return total, got.err
 			}
-			rows, err := got.msg.AsInt64()
-			if err != nil {
+			// Only whole entries go.
+			if entries, err := got.msg.AsInt64(); err != nil {
 				return total, err
+			} else if entries > 0 {
+				total.Rows += int(logs[i].low - logs[i].first)
 			}
-			total.Rows += int(rows)
 			s.feedEnds.forget(byte(n+1), logs[i].part)
 		}
 	}
@@ -172,37 +173,44 @@ func (s *Store) oldLogs(ctx context.Context, feed flowfabric.Feed, oldest flowfa
 	var cmds []vk.Completed
 	for part := range s.parts.NumFlowPartitions {
 		key := feedKey(s.tag(uint16(part)), feed)
-		cmds = append(cmds, s.b.Xrange().Key(key).Start("-").End("+").Count(1).Build(), s.b.Xlen().Key(key).Build())
+		cmds = append(cmds, s.b.Xrange().Key(key).Start("-").End("+").Count(1).Build(), s.b.Xrevrange().Key(key).End("+").Start("-").Count(1).Build())
 	}
 	answers := s.plain(ctx, cmds...)
 	var logs []logRange
 	for part := range s.parts.NumFlowPartitions {
-		head, size := answers[2*part], answers[2*part+1]
-		if head.err != nil || size.err != nil {
-			return nil, firstError(head.err, size.err)
+		head, tail := answers[2*part], answers[2*part+1]
+		if head.err != nil || tail.err != nil {
+			return nil, firstError(head.err, tail.err)
 		}
-		list, err := head.msg.ToArray()
-		if err != nil || len(list) == 0 {
+		first, err := outermost(&head.msg, part)
+		if err == nil && len(first) == 0 {
 			continue
 		}
-		first, err := readEntry(&list[0], part)
-		if err != nil {
-			s.log.Error("a feed's first event cannot be read", "feed", feed, "partition", part, "error", err)
+		last, e := outermost(&tail.msg, part)
+		if err = firstError(err, e); err != nil || len(last) == 0 {
+			s.log.Error("a feed's first or last event cannot be read", "feed", feed, "partition", part, "error", err)
 			continue
 		}
-		n, err := size.msg.AsInt64()
-		if err != nil {
-			return nil, err
-		}
-		l := logRange{part: uint16(part), key: feedKey(s.tag(uint16(part)), feed), low: first.seq, high: first.seq + uint64(n)}
-		if n > flowfabric.FeedRetentionEvents {
+		l := logRange{part: uint16(part), key: feedKey(s.tag(uint16(part)), feed), first: first[0].seq, low: first[0].seq,
+			high: last[len(last)-1].seq + 1}
+		if l.high-l.low > flowfabric.FeedRetentionEvents {
 			l.low = l.high - flowfabric.FeedRetentionEvents
 		}
-		if l.low > first.seq || eventAt(first.v) <= oldest {
+		if l.low > l.first || eventAt(first[0].v) <= oldest {
 			logs = append(logs, l)
 		}
 	}
 	return logs, s.narrow(ctx, logs, oldest)
+}
+
+// outermost reads the events of the one entry in an answer, none where there is
+// none.
+func outermost(msg *vk.ValkeyMessage, part int) ([]entry, error) {
+	list, err := msg.ToArray()
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return readEntry(&list[0], part)
 }
 
 // narrow searches all the logs at once for the first event that is not too old.
@@ -234,12 +242,13 @@ func (s *Store) narrow(ctx context.Context, logs []logRange, oldest flowfabric.M
 				l.high = mid // nothing from there on
 				continue
 			}
-			e, err := readEntry(&list[0], 0)
+			events, err := readEntry(&list[0], 0)
 			if err != nil {
 				return err
 			}
-			if eventAt(e.v) <= oldest {
-				l.low = max(mid, e.seq) + 1
+			// The events of an entry have one instant.
+			if eventAt(events[0].v) <= oldest {
+				l.low = max(mid, events[len(events)-1].seq) + 1
 			} else {
 				l.high = mid
 			}

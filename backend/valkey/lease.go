@@ -151,22 +151,24 @@ func (s *Store) GetLeaseHistory(ctx context.Context, a flowfabric.LeaseHistoryAr
 			return res, err
 		}
 		for i := range list {
-			x, err := readEntry(&list[i], 0)
+			entries, err := readEntry(&list[i], 0)
 			if err != nil {
 				return res, err
 			}
-			after = x.seq
-			if eventExecution(x.v) != e {
-				continue
+			for _, x := range entries {
+				if x.seq <= after || eventExecution(x.v) != e {
+					continue
+				}
+				if len(events) == limit {
+					return flowfabric.LeaseHistoryResult{Events: events, Next: events[limit-1].Seq}, nil
+				}
+				ev, err := decodeEvent(flowfabric.FeedLeases, part, tag, x.seq, x.v)
+				if err != nil {
+					return res, err
+				}
+				events = append(events, ev)
 			}
-			if len(events) == limit {
-				return flowfabric.LeaseHistoryResult{Events: events, Next: events[limit-1].Seq}, nil
-			}
-			ev, err := decodeEvent(flowfabric.FeedLeases, part, tag, x.seq, x.v)
-			if err != nil {
-				return res, err
-			}
-			events = append(events, ev)
+			after = entries[len(entries)-1].seq
 		}
 		if len(list) < historyChunk {
 			return flowfabric.LeaseHistoryResult{Events: events}, nil

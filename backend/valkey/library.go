@@ -24,7 +24,7 @@ var luaFiles embed.FS
 // that callers of the former library can't use the new one. The revision, which
 // grows with every change of the source, is in lua/revision.txt and is kept by
 // "go test -run TestLibraryRevision -update".
-const libraryABI = 1
+const libraryABI = 2
 
 // sharedLua are the files whose local names all others see, in this order.
 // Every other file is a block of its own, which keeps the library below Lua's

@@ -505,13 +505,18 @@ func reconcileAll(t testing.TB, s *Store) (examined int) {
 // lapses. Nothing is ever leased twice.
 func TestSchedulerMeetsLostAnswers(t *testing.T) {
 	r := newLossRig(t)
-	for _, grants := range []bool{false, true} {
+	for _, kind := range []struct{ grants, large bool }{{}, {large: true}, {grants: true}} {
+		grants := kind.grants
 		for _, fault := range []valkeytest.Fault{valkeytest.LoseReply, valkeytest.LoseRequest} {
 			for k := 0; ; k++ {
 				x := r.run()
 				for range 3 {
 					x.id = ""
-					x.create()
+					x.create(func(a *flowfabric.CreateExecutionArgs) {
+						if kind.large { // the definition is read behind the claim
+							a.Policy, a.Tags, a.Payload = nil, nil, bytes.Repeat([]byte("x"), 5000)
+						}
+					})
 				}
 				lost := r.proxy.Inject(fault, 1, counted(k, anyCommand))
 				var err error
@@ -525,7 +530,7 @@ func TestSchedulerMeetsLostAnswers(t *testing.T) {
 				hit := lost.Hits() > 0
 				lost.Remove()
 				if err != nil && (!hit || flowfabric.CodeOf(err) != flowfabric.CodeOutcomeUnknown) {
-					t.Errorf("grants %v, fault %d at command %d, met %v: %v", grants, fault, k, hit, err)
+					t.Errorf("%+v, fault %d at command %d, met %v: %v", kind, fault, k, hit, err)
 				}
 				x.settleClaims(grants)
 				if !hit {

@@ -133,7 +133,7 @@ func (r *routed) create(part uint16, lane flowfabric.LaneID, ns flowfabric.Names
 		def = strings.Repeat("0", 64) + "1 1 4 0 " + strconv.Itoa(len(policy)) + "\nkcjson" + policy
 	}
 	got, err := r.callStrs(r.ctx, "ff_create_execution", r.tag(part), uuidOf(id), string(lane), string(ns), bucketName(ns, caps), caps, def,
-		strconv.Itoa(priority), "", "", "", "", "", "", "", "")
+		strconv.Itoa(priority)+noOptions, "")
 	r.ok(err)
 	if got[0] != "cwaiting" {
 		r.t.Fatalf("create gives %q", got[0])
@@ -146,19 +146,23 @@ func (r *routed) create(part uint16, lane flowfabric.LaneID, ns flowfabric.Names
 func (r *routed) claim(part uint16, lane flowfabric.LaneID, ns flowfabric.Namespace, caps, instance string, tokens ...string) []flowfabric.ExecutionID {
 	r.t.Helper()
 	args := []string{string(lane), "pool", instance, caps, "", "30000", "s", "c", strconv.Itoa(max(1, len(tokens))), "", "1", bucketName(ns, caps)}
-	if len(tokens) == 0 {
-		args = append(args, uuid.NewString(), uuid.NewString())
-	}
-	for _, token := range tokens {
-		args = append(args, uuid.NewString(), uuid.NewString(), token)
+	asked := newTasks{part: part, lane: lane, instance: flowfabric.WorkerInstanceID(instance), ttlMs: 30_000}
+	for i := range max(1, len(tokens)) {
+		lease, attempt := mint("", "")
+		args = append(args, lease, attempt)
+		if i < len(tokens) {
+			args = append(args, tokens[i])
+		}
+		asked.ids = append(asked.ids, taskIDs{flowfabric.LeaseID(lease), flowfabric.AttemptID(attempt)})
 	}
 	msg, err := r.call(r.ctx, "ff_claim_next", r.tag(part), args...)
 	r.ok(err)
-	list, err := msg.ToArray()
+	list, err := elementsOf("ff_claim_next", &msg, 3)
 	r.ok(err)
+	asked.now, asked.list = list.ms(0), list[3:]
 	var out []flowfabric.ExecutionID
-	for _, m := range list[3:] {
-		task, err := decodeTask("claim_tasks", part, lane, &m)
+	for i := range asked.list {
+		task, err := r.receiveNew(r.ctx, "claim_tasks", &asked, i)
 		r.ok(err)
 		out = append(out, task.ExecutionID)
 	}

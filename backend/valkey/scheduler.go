@@ -304,6 +304,7 @@ type visitPlan struct {
 	bound string
 	since uint32
 	slots slots
+	tasks newTasks
 }
 
 // visit lets the picker share out what is wanted among the groups, and takes each
@@ -327,8 +328,9 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 			reqs = append(reqs, c.request(p))
 		}
 	}
-	var first error
 	answers := c.s.calls(ctx, reqs)
+	c.readDefs(ctx, plans, answers)
+	var first error
 	k := 0
 	from := claimed{len(c.res.Grants), len(c.res.Tasks)}
 	took := make([]int, 0, len(plans)) // the group of each that was taken
@@ -368,6 +370,27 @@ func (c *claim) visit(ctx context.Context, groups []claimGroup) error {
 		c.res.Tasks = slices.Concat(c.res.Tasks[:from.tasks], inTurn(c.res.Tasks[from.tasks:], took, order))
 	}
 	return first
+}
+
+// readDefs reads what the tasks in the answers leave out.
+func (c *claim) readDefs(ctx context.Context, plans []visitPlan, answers []answer) {
+	if c.a.GrantTTLMs > 0 {
+		return
+	}
+	var all []*newTasks
+	k := 0
+	for i := range plans {
+		p := &plans[i]
+		if p.n == 0 {
+			continue
+		}
+		if list, err := elementsOf("ff_claim_next", &answers[k].msg, 3); answers[k].err == nil && err == nil {
+			p.tasks.now, p.tasks.list = list.ms(0), list[3:]
+			all = append(all, &p.tasks)
+		}
+		k++
+	}
+	c.s.readDefs(ctx, all)
 }
 
 // claimed counts what a request had got.
@@ -507,14 +530,14 @@ func (c *claim) request(p *visitPlan) request {
 	args = append(args, string(p.group.lane.id), string(c.a.WorkerID), string(c.a.WorkerInstanceID), c.caps, c.digest, c.ttl, "s", mode,
 		strconv.Itoa(p.n), p.bound, strconv.Itoa(len(p.head.buckets)))
 	args = append(args, p.head.buckets...)
+	p.tasks = newTasks{part: p.head.part, lane: p.group.lane.id, instance: c.a.WorkerInstanceID, ttlMs: c.a.LeaseTTLMs}
 	for range p.n {
-		own := id()
-		args = append(args, own)
+		own, attempt := id(), ""
 		if mode == "c" {
-			args = append(args, string(flowfabric.NewAttemptID()))
-		} else {
-			args = append(args, "")
+			attempt = string(flowfabric.NewAttemptID())
+			p.tasks.ids = append(p.tasks.ids, taskIDs{flowfabric.LeaseID(own), flowfabric.AttemptID(attempt)})
 		}
+		args = append(args, own, attempt)
 		if p.slots.tokens != nil {
 			args = append(args, own)
 		}
@@ -542,7 +565,7 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 	var first error
 	var used []slotUse
 	for i := 3; i < len(list); i++ {
-		use, err := c.keep(ctx, p, &list[i])
+		use, err := c.keep(ctx, p, i-3, &list[i])
 		switch {
 		case err == nil:
 			used = append(used, use)
@@ -560,10 +583,10 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 	return first
 }
 
-// keep adds one grant or task to the result.
-func (c *claim) keep(ctx context.Context, p *visitPlan, msg *vk.ValkeyMessage) (slotUse, error) {
+// keep adds the i-th grant or task of an answer to the result.
+func (c *claim) keep(ctx context.Context, p *visitPlan, i int, msg *vk.ValkeyMessage) (slotUse, error) {
 	if c.a.GrantTTLMs == 0 {
-		t, err := c.s.receive(ctx, "claim_tasks", p.head.part, p.group.lane.id, msg)
+		t, err := c.s.receiveNew(ctx, "claim_tasks", &p.tasks, i)
 		if err != nil {
 			return slotUse{}, err
 		}

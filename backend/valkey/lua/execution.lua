@@ -2,35 +2,39 @@
 -- priority, progress, pause, tags, the duties that end or promote one, purge and
 -- the one consistent read. (Specification 01, section 8.)
 
+-- LARGE is from how many bytes on a definition does not pass through Lua at a claim:
+-- Lua hashes every byte of a text.
+local LARGE = 1024
+
 -- write_core writes core, tags and long texts of a new execution that is not the
--- plain case.
-local function write_core(tag, a, i, public, state, created, delay_until, deadline)
+-- plain case. x: its options.
+local function write_core(tag, a, i, public, state, created, x, delay_until, deadline)
   local e, namespace = a[i], a[i + 2]
-  local flags = ''
+  local flags = #a[i + 5] > LARGE and 'p' or ''
   local core = { 'public_state', public, 'st', state, 'lane_id', a[i + 1], 'namespace', namespace, 'created_at', created, 'bk', a[i + 3] }
   if #namespace > 64 or string.byte(namespace) == 64 then
     core[8] = '@'
-    flags = 'x'
+    flags = flags .. 'x'
     redis.call('HSET', exec_key(tag, e, 'text'), 'namespace', namespace)
   end
   if a[i + 4] ~= '' then
     flags = flags .. 'c'
   end
-  if a[i + 14] ~= '' then
+  if x.tags ~= '' then
     flags = flags .. 't'
     local list = {}
-    for key, value in pairs(cjson.decode(a[i + 14])) do
+    for key, value in pairs(cjson.decode(x.tags)) do
       list[#list + 1] = key
       list[#list + 1] = value
     end
     redis.call('HSET', exec_key(tag, e, 'tags'), unpack(list))
   end
-  if a[i + 11] ~= '' then
+  if x.ret ~= '' then
     flags = flags .. 'o'
   end
   local more = {
-    'flags', flags, 'priority', a[i + 6] ~= '0' and a[i + 6] or '', 'delay_until', delay_until, 'deadline', deadline,
-    'to', a[i + 10], 'ret', a[i + 11], 'mrc', a[i + 12],
+    'flags', flags, 'priority', x.priority ~= '0' and x.priority or '', 'delay_until', delay_until, 'deadline', deadline,
+    'to', x.to, 'ret', x.ret, 'mrc', x.mrc,
   }
   for k = 1, #more, 2 do
     if more[k + 1] ~= '' then
@@ -41,57 +45,85 @@ local function write_core(tag, a, i, public, state, created, delay_until, deadli
   redis.call('HSET', exec_key(tag, e, 'core'), unpack(core))
 end
 
+-- options_of reads what most executions have nothing of; nil for those.
+local function options_of(text)
+  if text == '' then
+    return nil
+  end
+  local x = {}
+  x.priority, x.delay_until, x.deadline, x.deadline_ms, x.to, x.ret, x.mrc, x.tags =
+    string.match(text, '^(-?%d*) (%d*) (%d*) (%d*) (%d*) (%d*) (%d*) (.*)$')
+  return assert(x.tags and x, 'options of a create do not parse')
+end
+
+local NO_OPTIONS = { priority = '', delay_until = '', deadline = '', deadline_ms = '', to = '', ret = '', mrc = '', tags = '' }
+
+-- create_core writes the record of a new execution with the options. It returns its
+-- public state, priority and what is due next, and whether it has to wait.
+local function create_core(tag, a, i, at, created, x)
+  local e, lane, namespace, bk = a[i], a[i + 1], a[i + 2], a[i + 3]
+  if not x and a[i + 4] == '' and #namespace <= 64 and string.byte(namespace) ~= 64 then
+    local core = exec_key(tag, e, 'core')
+    if #a[i + 5] > LARGE then
+      redis.call('HSET', core, 'public_state', 'waiting', 'st', 'Wf', 'lane_id', lane, 'namespace', namespace, 'created_at', created,
+        'bk', bk, 'flags', 'p')
+    else
+      redis.call('HSET', core, 'public_state', 'waiting', 'st', 'Wf', 'lane_id', lane, 'namespace', namespace, 'created_at', created,
+        'bk', bk)
+    end
+    return 'waiting', 0
+  end
+  x = x or NO_OPTIONS
+  local deadline = x.deadline
+  if deadline == '' and x.deadline_ms ~= '' then
+    deadline = S(at + x.deadline_ms)
+  end
+  local delay_until = N(x.delay_until)
+  local delayed = delay_until ~= nil and delay_until > at
+  if not delayed then
+    delay_until = nil
+  end
+  local public = delayed and 'delayed' or 'waiting'
+  write_core(tag, a, i, public, delayed and 'Df' or 'Wf', created, x, delayed and x.delay_until or '', deadline)
+  return public, N(x.priority, 0), sooner(delay_until, N(deadline)), delayed
+end
+
+-- register makes sure that the bucket is known before a member enters it.
+local function register(tag, lane, bk, namespace, caps)
+  local buckets = lane_key(tag, lane, 'buckets')
+  if redis.call('HEXISTS', buckets, bk) == 0 then
+    redis.call('HSET', buckets, bk, namespace .. '\n' .. caps)
+    redis.call('HINCRBY', buckets, 'v', 1)
+    redis.call('SADD', 'ff:idx:' .. tag .. ':lanes', lane)
+  end
+end
+
 -- create makes one execution. i is the index of its first argument.
 local function create(tag, a, i, at, created, batch)
-  local e, lane, namespace, bk, caps, def = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[i + 5]
-  local closed = a[i + 13]
+  local e, lane, namespace, bk, caps = a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4]
   local def_key = exec_key(tag, e, 'def')
-  if closed ~= '' then
+  if a[i + 7] ~= '' then
     local digest = redis.call('GETRANGE', def_key, 0, 63)
     if digest ~= '' then
       return 'd' .. digest
     end
-    return refusal('lane_intake_closed', lane, closed)
+    return refusal('lane_intake_closed', lane, a[i + 7])
   end
-  if not redis.call('SET', def_key, def, 'NX') then
+  local options = options_of(a[i + 6])
+  if not redis.call('SET', def_key, a[i + 5], 'NX') then
     return 'd' .. redis.call('GETRANGE', def_key, 0, 63)
   end
-  local priority, delay_until, deadline, deadline_ms = a[i + 6], a[i + 7], a[i + 8], a[i + 9]
-  local state, public = 'Wf', 'waiting'
-  local delayed = delay_until ~= '' and tonumber(delay_until) > at
-  if delayed then
-    state, public = 'Df', 'delayed'
-  end
-  local due
-  if not delayed and priority == '' and caps == '' and #namespace <= 64 and string.byte(namespace) ~= 64 and deadline == '' and
-    deadline_ms == '' and a[i + 10] == '' and a[i + 11] == '' and a[i + 12] == '' and a[i + 14] == '' then
-    redis.call('HSET', exec_key(tag, e, 'core'), 'public_state', 'waiting', 'st', 'Wf', 'lane_id', lane, 'namespace', namespace,
-      'created_at', created, 'bk', bk)
-    priority = 0
-  else
-    if deadline == '' and deadline_ms ~= '' then
-      deadline = S(at + deadline_ms)
-    end
-    write_core(tag, a, i, public, state, created, delayed and delay_until or '', deadline)
-    due = sooner(delayed and tonumber(delay_until) or nil, given(deadline) and tonumber(deadline))
-    priority = N(priority, 0)
-  end
+  local public, priority, due, delayed = create_core(tag, a, i, at, created, options)
   local el = lane_key(tag, lane, 'el:' .. bk)
-  if not batch.registered[el] then
-    batch.registered[el] = true
-    local buckets = lane_key(tag, lane, 'buckets')
-    if redis.call('HEXISTS', buckets, bk) == 0 then
-      redis.call('HSET', buckets, bk, namespace .. '\n' .. caps)
-      redis.call('HINCRBY', buckets, 'v', 1)
-      redis.call('SADD', 'ff:idx:' .. tag .. ':lanes', lane)
-    end
+  if not batch[el] then
+    register(tag, lane, bk, namespace, caps)
   end
   collect(batch, 'ZADD', 'ff:idx:' .. tag .. ':due', due or '+inf', e)
   if not delayed then
     local score = at - priority * PRIORITY_STEP
     collect(batch, 'ZADD', el, score, e)
-    if not batch.woken[lane] then -- who hears of the first looks for the others
-      batch.woken[lane] = true
+    if batch.woken ~= lane then -- who hears of the first looks for the others
+      batch.woken = lane
       wake(tag, lane, namespace, caps, score, e)
     end
   end
@@ -100,16 +132,20 @@ end
 
 -- ff_create_execution (batch)
 -- KEYS 1 routing key
--- ARGV 15 an item: e, lane, namespace, bucket, capabilities (joined by commas),
---      def, priority, delay_until, deadline (absolute), deadline_ms (duration),
---      attempt timeout, retention, max_reclaim_count, state of a lane that takes
---      nothing new, tags as JSON
+-- ARGV 8 an item: e, lane, namespace, bucket, capabilities (joined by commas),
+--      def, options, state of a lane that takes nothing new. Options are empty
+--      or priority, delay_until, deadline (absolute), deadline_ms (duration),
+--      attempt timeout, retention, max_reclaim_count and tags as JSON, with a space
+--      between them, each possibly empty
 -- Returns per item 'c<public_state>', 'd<digest of the first>' or '!refusal'.
 redis.register_function('ff_create_execution', function(keys, a)
   local tag = enter(keys)
   local at, created = now()
-  local out, batch = {}, { registered = {}, woken = {} }
-  for i = 1, #a, 15 do
+  if #a == 8 then
+    return { create(tag, a, 1, at, created, { single = true }) }
+  end
+  local out, batch = {}, {}
+  for i = 1, #a, 8 do
     out[#out + 1] = create(tag, a, i, at, created, batch)
   end
   settle(batch)
@@ -181,28 +217,41 @@ local function complete_slowly(tag, a, i, at)
   return 'ok'
 end
 
+-- PLAIN_FLAGS are the flags that a plain completion knows what to do about.
+local PLAIN_FLAGS = { p = true, o = true, op = true, po = true }
+
+-- tell_endings tells of the executions that a batch has ended: their events, each
+-- behind the byte 0x1E.
+local function tell_endings(tag, list)
+  local events = {}
+  for i = 2, #list, 2 do
+    events[#events + 1] = list[i]
+  end
+  redis.call('SPUBLISH', 'ff:done:' .. tag, '\30' .. table.concat(events, '\30'))
+end
+
 -- complete ends one execution with success. The plain case, a valid lease of the
 -- holder and nothing held elsewhere, reads what matters at once and writes once;
 -- what the release leaves behind of the lease is not shown any more.
 local function complete(tag, a, i, at, when, batch)
   local e = a[i]
   local core = exec_key(tag, e, 'core')
-  local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'aid', 'lease_id', 'epoch', 'lx',
-    'worker', 'wi', 'flags')
-  local lane, namespace, worker, instance = v[3], v[4], v[10], v[11]
-  if v[2] ~= 'Ar' or v[7] ~= a[i + 1] or v[8] ~= a[i + 2] or v[6] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[9]) <= at or
-    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[5] - 1) or v[1] ~= 'active' or (v[12] and v[12] ~= 'o') then
+  local v = redis.call('HMGET', core, 'st', 'lane_id', 'namespace', 'attempts', 'aid', 'lease_id', 'epoch', 'lx', 'worker', 'wi',
+    'flags', 'public_state')
+  local lane, namespace, flags = v[2], v[3], v[11]
+  if v[1] ~= 'Ar' or v[6] ~= a[i + 1] or v[7] ~= a[i + 2] or v[5] ~= a[i + 3] or a[i + 5] ~= 'l' or tonumber(v[8]) <= at or
+    (a[i + 4] ~= '' and tonumber(a[i + 4]) ~= v[4] - 1) or v[12] ~= 'active' or (flags and not PLAIN_FLAGS[flags]) then
     return complete_slowly(tag, a, i, at)
   end
   local flow, keep, replays = '', MS_DAY, '0'
-  if v[12] then
+  if flags and flags ~= 'p' then
     local o = redis.call('HMGET', core, 'flow_id', 'ret', 'replays', 'failure_reason', 'slot', 'admission_refs', 'le_l', 'pl')
     if o[4] or o[5] or o[6] or o[7] or o[8] then
       return complete_slowly(tag, a, i, at)
     end
     flow, keep, replays = o[1] or '', o[2] or MS_DAY, o[3] or '0'
   end
-  redis.call('HSET', core, 'public_state', 'completed', 'st', 'cT', 'completed_at', when, 'le', 'c:l:' .. v[8] .. ':', 'ae', 's')
+  redis.call('HSET', core, 'public_state', 'completed', 'st', 'cT', 'completed_at', when, 'le', 'c:l:' .. v[7] .. ':', 'ae', 's')
   local size = ''
   if a[i + 6] == '1' then
     local result = a[i + 7]
@@ -212,14 +261,16 @@ local function complete(tag, a, i, at, when, batch)
   collect(batch, 'ZADD', 'ff:idx:' .. tag .. ':due', at + keep, e)
   collect(batch, 'HDEL', lane_key(tag, lane, 'active'), e)
   local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' ..
-    (v[5] == '1' and '0' or S(v[5] - 1)) .. '\n' .. v[6] .. '\n\n'
+    (v[4] == '1' and '0' or S(v[4] - 1)) .. '\n' .. v[5] .. '\n\n'
   if leases_on then
-    feed_event(tag, 'leases', 'released' .. about .. v[7] .. '\n' .. v[8] .. '\n' .. worker .. '\n' .. instance ..
+    collect_event(batch, tag, 'leases', 'released' .. about .. v[6] .. '\n' .. v[7] .. '\n' .. v[9] .. '\n' .. v[10] ..
       '\n\n\n\n\n\n\ncompleted')
   end
-  local completed = 'completed' .. about .. 'success\n' .. replays .. '\ncomplete\n' .. size .. '\n\n'
-  feed_event(tag, 'completions', completed)
-  batch.ended[#batch.ended + 1] = completed
+  local ended = 'completed' .. about .. 'success\n' .. replays .. '\ncomplete\n' .. size .. '\n\n'
+  collect_event(batch, tag, 'completions', ended)
+  if batch.single then
+    redis.call('SPUBLISH', 'ff:done:' .. tag, ended)
+  end
   return 'ok'
 end
 
@@ -231,13 +282,18 @@ end
 redis.register_function('ff_complete_execution', function(keys, a)
   local tag = enter(keys)
   local at, when = now()
-  local out, batch = {}, { ended = {} }
+  if #a == 8 then
+    return { complete(tag, a, 1, at, when, { single = true }) }
+  end
+  local out, batch = {}, {}
   for i = 1, #a, 8 do
     out[#out + 1] = complete(tag, a, i, at, when, batch)
   end
   settle(batch)
-  if #batch.ended > 0 then
-    redis.call('SPUBLISH', 'ff:done:' .. tag, '\30' .. table.concat(batch.ended, '\30'))
+  feed_events(tag, 'leases', batch)
+  feed_events(tag, 'completions', batch)
+  if batch.completions then
+    tell_endings(tag, batch.completions)
   end
   return out
 end)

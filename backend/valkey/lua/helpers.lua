@@ -109,9 +109,18 @@ local function wake(tag, lane, namespace, caps, score, e)
   end
 end
 
--- collect notes a write to an index for the end of a batch, where all of one index
--- go together: one command in place of one an item. settle makes them.
+-- A batch collects what the executions of one call have in common: the writes to an
+-- index and the events of a feed, each of which go together, one command in place of
+-- one an item. With batch.single, the call's only item, nothing is collected.
+
+-- collect makes a write to an index, or notes it for settle.
 local function collect(batch, command, key, x, y)
+  if batch.single then
+    if y == nil then
+      return redis.call(command, key, x)
+    end
+    return redis.call(command, key, x, y)
+  end
   local writes = batch[key]
   if not writes then
     writes = { command, key }
@@ -122,9 +131,10 @@ local function collect(batch, command, key, x, y)
   writes[#writes + 1] = y
 end
 
+-- settle makes the writes that were noted.
 local function settle(batch)
-  for _, writes in ipairs(batch) do
-    redis.call(unpack(writes))
+  for i = 1, #batch do
+    redis.call(unpack(batch[i]))
   end
 end
 

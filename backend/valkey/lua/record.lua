@@ -27,6 +27,9 @@ local LEGAL = {
   kn = true, kT = true, kp = true,
 }
 
+-- EVENTS_AN_ENTRY bounds what a reader of one event has to read.
+local EVENTS_AN_ENTRY = 16
+
 local function phase_of(letter)
   if ELIGIBILITY[letter] then
     return 'runnable'
@@ -390,14 +393,55 @@ local function check(r)
   return nil
 end
 
--- feed_event appends an event to a feed. Every hundredth trims it: a trim at each would
--- cost as much as the event.
+-- trim_feed forgets the oldest events of a feed once a hundred numbers have been
+-- given out: a trim at each event would cost as much as the event.
+local function trim_feed(key, before, last)
+  if math.floor(last / 100) > math.floor(before / 100) then
+    redis.call('XTRIM', key, 'MINID', '~', '0-' .. S(math.max(last - 9999, 0)))
+  end
+end
+
+-- feed_event appends an event to a feed.
 local function feed_event(tag, feed, v)
   local key = 'ff:feed:' .. tag .. ':' .. feed
   local id = redis.call('XADD', key, '0-*', 'v', v)
   if string.sub(id, -2) == '00' then
-    redis.call('XTRIM', key, 'MAXLEN', '~', '10000')
+    local last = tonumber(string.sub(id, 3))
+    trim_feed(key, last - 1, last)
   end
+end
+
+-- feed_events appends the events of a feed that a batch has collected. The first is
+-- an entry of its own, which tells the number; those behind it go many to an entry,
+-- whose id is the number of the last.
+local function feed_events(tag, feed, batch)
+  local list = batch[feed]
+  if not list then
+    return
+  end
+  local key = 'ff:feed:' .. tag .. ':' .. feed
+  local n = #list / 2
+  local first = tonumber(string.sub(redis.call('XADD', key, '0-*', 'v', list[2]), 3))
+  for i = 2, n, EVENTS_AN_ENTRY do
+    local last = math.min(i + EVENTS_AN_ENTRY - 1, n)
+    redis.call('XADD', key, '0-' .. S(first + last - 1), unpack(list, 2 * i - 1, 2 * last))
+  end
+  trim_feed(key, first - 1, first + n - 1)
+end
+
+-- collect_event appends an event, or notes it for feed_events.
+local function collect_event(batch, tag, feed, v)
+  if batch.single then
+    return feed_event(tag, feed, v)
+  end
+  local list = batch[feed]
+  if not list then
+    list = {}
+    batch[feed] = list
+  end
+  local n = #list
+  list[n + 1] = 'v'
+  list[n + 2] = v
 end
 
 -- append writes the events that were noted.

@@ -42,13 +42,14 @@ local function candidates(tag, lane, buckets, n, bound)
 end
 
 -- claim_first claims an execution that has never been claimed, the plain case of
--- every claim: one read, one write. It returns its task as ten lines of text
--- and def, or nil where it is something else.
+-- every claim: one read, one write. It returns its task, which tells what the
+-- caller does not know: e, attempt due, deadline, flow and namespace, a line each,
+-- and def beside it unless that is large; nil where it is something else.
 local function claim_first(tag, lane, e, c, at, when)
   local core = exec_key(tag, e, 'core')
-  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'attempts', 'public_state')
-  local namespace = v[2]
-  if v[1] ~= 'Wf' or v[3] or v[7] or v[8] or not c.more or namespace == '@' or v[9] ~= 'waiting' then
+  local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'public_state')
+  local namespace, flags = v[2], v[3]
+  if v[1] ~= 'Wf' or (flags and flags ~= 'p') or v[7] or not c.more or namespace == '@' or v[8] ~= 'waiting' then
     return nil
   end
   local due, attempt_due = c.ends, ''
@@ -65,20 +66,23 @@ local function claim_first(tag, lane, e, c, at, when)
   if v[4] then
     more = { 'attempt_due', attempt_due, unpack(more) }
   end
+  if more[1] then
+    redis.call('HSET', core, unpack(more))
+  end
   redis.call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'attempts', '1', 'aid', c.attempt, 'lease_id', c.lease,
-    'epoch', '1', 'lx', expires, 'worker', c.worker, 'wi', c.instance, 'started_at', when, unpack(more))
+    'epoch', '1', 'lx', expires, 'worker', c.worker, 'wi', c.instance, 'started_at', when)
   collect(c.batch, 'ZADD', 'ff:idx:' .. tag .. ':due', due, e)
   collect(c.batch, 'HSET', c.active, e, c.instance)
   if leases_on then
-    feed_event(tag, 'leases', 'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when ..
+    collect_event(c.batch, tag, 'leases', 'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when ..
       '\n0\n' .. c.attempt .. '\n\n' .. c.lease .. '\n1\n' .. c.worker .. '\n' .. c.instance .. '\n' .. expires ..
       '\n\n\n\n\n\n' .. REASON[c.issuer])
   end
-  return {
-    when .. '\n' .. e .. '\n' .. c.attempt .. '\n' .. c.lease .. '\n' .. expires .. '\n' .. attempt_due .. '\n' ..
-      (v[5] or '') .. '\n' .. (v[6] or '') .. '\n' .. namespace .. '\n' .. c.instance,
-    redis.call('GET', exec_key(tag, e, 'def')) or '',
-  }
+  local text = e .. '\n' .. attempt_due .. '\n' .. (v[5] or '') .. '\n' .. (v[6] or '') .. '\n' .. namespace
+  if flags then
+    return text
+  end
+  return { text, redis.call('GET', exec_key(tag, e, 'def')) or '' }
 end
 
 -- claim_one claims one member that was taken out of its bucket. It returns a
@@ -138,10 +142,11 @@ end
 -- Takes up to n executions, best first. Leaving nothing arms the lane's wake-up.
 -- Returns {now, taken out, next head}: how many members left the buckets, and
 --      '<score> <e>' of the best one that stays; '' when none does, 'look' when besides
---      there are buckets that were not named; then the tasks (as
---      ff_claim_granted, or of a first claim as {text, def}: the text is now, e,
---      attempt id, lease_id, expires_at, attempt due, deadline, flow, namespace and
---      instance, a line each) or grants {e, grant_id, expires_at, kind, namespace}.
+--      there are buckets that were not named; then the tasks, each made with
+--      the lease_id and attempt_id of its place (as ff_claim_granted, or of a
+--      first claim as {text, def}, or as the text alone where the definition is
+--      large and is to be read behind: the text is e, attempt due, deadline,
+--      flow and namespace, a line each) or grants {e, grant_id, expires_at, kind, namespace}.
 redis.register_function('ff_claim_next', function(keys, a)
   local tag = enter(keys)
   local at, when = now()
@@ -155,9 +160,11 @@ redis.register_function('ff_claim_next', function(keys, a)
   local out = { when, '0', '' }
   local c = {
     worker = a[2], instance = a[3], caps = a[4], digest = a[5], ttl = a[6], issuer = a[7], route = '', adm = '', refs = '',
+    lease = false, attempt = false, id = false, slot = nil,
+    more = false, batch = false, active = false, ends = false, expires = false, -- of the plain case
   }
   if mode == 'c' and stride == 2 and #a[2] <= 64 and #a[3] <= 64 and string.byte(a[2]) ~= 64 and string.byte(a[3]) ~= 64 then
-    c.more, c.batch, c.active = {}, {}, lane_key(tag, lane, 'active')
+    c.more, c.batch, c.active = {}, { single = n == 1 }, lane_key(tag, lane, 'active')
     c.ends = at + a[6]
     c.expires = S(c.ends)
     if a[5] ~= '' then
@@ -193,6 +200,7 @@ redis.register_function('ff_claim_next', function(keys, a)
   out[2] = S(removed)
   if c.batch then
     settle(c.batch)
+    feed_events(tag, 'leases', c.batch)
   end
   local best, first
   for _, bk in ipairs(buckets) do
