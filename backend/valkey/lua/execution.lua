@@ -118,7 +118,7 @@ local function create(tag, a, i, at, created, batch)
   if not batch[el] then
     register(tag, lane, bk, namespace, caps)
   end
-  collect(batch, 'ZADD', 'ff:idx:' .. tag .. ':due', due or '+inf', e)
+  collect(batch, 'ZADD', batch.due, due or '+inf', e)
   if not delayed then
     local score = at - priority * PRIORITY_STEP
     collect(batch, 'ZADD', el, score, e)
@@ -142,9 +142,9 @@ redis.register_function('ff_create_execution', function(keys, a)
   local tag = enter(keys)
   local at, created = now()
   if #a == 8 then
-    return { create(tag, a, 1, at, created, { single = true }) }
+    return { create(tag, a, 1, at, created, new_batch(tag, true)) }
   end
-  local out, batch = {}, {}
+  local out, batch = {}, new_batch(tag)
   for i = 1, #a, 8 do
     out[#out + 1] = create(tag, a, i, at, created, batch)
   end
@@ -224,8 +224,8 @@ local PLAIN_FLAGS = { p = true, o = true, op = true, po = true }
 -- behind the byte 0x1E.
 local function tell_endings(tag, list)
   local events = {}
-  for i = 2, #list, 2 do
-    events[#events + 1] = list[i]
+  for i = 2, list.n, 2 do
+    events[i / 2] = list[i]
   end
   redis.call('SPUBLISH', 'ff:done:' .. tag, '\30' .. table.concat(events, '\30'))
 end
@@ -258,8 +258,8 @@ local function complete(tag, a, i, at, when, batch)
     size = S(#result - string.find(result, '\n', 1, true))
     redis.call('SET', exec_key(tag, e, 'result'), result)
   end
-  collect(batch, 'ZADD', 'ff:idx:' .. tag .. ':due', at + keep, e)
-  collect(batch, 'HDEL', lane_key(tag, lane, 'active'), e)
+  collect(batch, 'ZADD', batch.due, at + keep, e)
+  collect_removal(batch, 'HDEL', active_of(batch, tag, lane), e)
   local about = '\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. flow .. '\n' .. when .. '\n' ..
     (v[4] == '1' and '0' or S(v[4] - 1)) .. '\n' .. v[5] .. '\n\n'
   if leases_on then
@@ -283,9 +283,9 @@ redis.register_function('ff_complete_execution', function(keys, a)
   local tag = enter(keys)
   local at, when = now()
   if #a == 8 then
-    return { complete(tag, a, 1, at, when, { single = true }) }
+    return { complete(tag, a, 1, at, when, new_batch(tag, true)) }
   end
-  local out, batch = {}, {}
+  local out, batch = {}, new_batch(tag)
   for i = 1, #a, 8 do
     out[#out + 1] = complete(tag, a, i, at, when, batch)
   end

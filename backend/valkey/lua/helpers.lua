@@ -112,29 +112,59 @@ end
 -- A batch collects what the executions of one call have in common: the writes to an
 -- index and the events of a feed, each of which go together, one command in place of
 -- one an item. With batch.single, the call's only item, nothing is collected.
+local function new_batch(tag, single)
+  return { single = single, due = 'ff:idx:' .. tag .. ':due', lane = false, active = false, woken = false }
+end
+
+-- active_of is the key of a lane's active executions; the lane is most often that of
+-- the item before.
+local function active_of(batch, tag, lane)
+  if batch.lane ~= lane then
+    batch.lane, batch.active = lane, lane_key(tag, lane, 'active')
+  end
+  return batch.active
+end
+
+-- append2 adds two values to a list that knows its length, which Lua would search.
+local function append2(list, x, y)
+  local n = list.n
+  list[n + 1], list[n + 2], list.n = x, y, n + 2
+end
 
 -- collect makes a write to an index, or notes it for settle.
 local function collect(batch, command, key, x, y)
   if batch.single then
-    if y == nil then
-      return redis.call(command, key, x)
-    end
     return redis.call(command, key, x, y)
   end
   local writes = batch[key]
   if not writes then
-    writes = { command, key }
+    writes = { command, key, n = 2 }
     batch[key] = writes
     batch[#batch + 1] = writes
   end
-  writes[#writes + 1] = x
-  writes[#writes + 1] = y
+  append2(writes, x, y)
+end
+
+-- collect_removal is collect for a command that takes no second value.
+local function collect_removal(batch, command, key, x)
+  if batch.single then
+    return redis.call(command, key, x)
+  end
+  local writes = batch[key]
+  if not writes then
+    writes = { command, key, n = 2 }
+    batch[key] = writes
+    batch[#batch + 1] = writes
+  end
+  local n = writes.n + 1
+  writes[n], writes.n = x, n
 end
 
 -- settle makes the writes that were noted.
 local function settle(batch)
   for i = 1, #batch do
-    redis.call(unpack(batch[i]))
+    local writes = batch[i]
+    redis.call(unpack(writes, 1, writes.n))
   end
 end
 

@@ -420,7 +420,7 @@ local function feed_events(tag, feed, batch)
     return
   end
   local key = 'ff:feed:' .. tag .. ':' .. feed
-  local n = #list / 2
+  local n = list.n / 2
   local first = tonumber(string.sub(redis.call('XADD', key, '0-*', 'v', list[2]), 3))
   for i = 2, n, EVENTS_AN_ENTRY do
     local last = math.min(i + EVENTS_AN_ENTRY - 1, n)
@@ -436,12 +436,10 @@ local function collect_event(batch, tag, feed, v)
   end
   local list = batch[feed]
   if not list then
-    list = {}
+    list = { n = 0 }
     batch[feed] = list
   end
-  local n = #list
-  list[n + 1] = 'v'
-  list[n + 2] = v
+  append2(list, 'v', v)
 end
 
 -- append writes the events that were noted.

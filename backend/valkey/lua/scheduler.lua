@@ -71,7 +71,7 @@ local function claim_first(tag, lane, e, c, at, when)
   end
   redis.call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'attempts', '1', 'aid', c.attempt, 'lease_id', c.lease,
     'epoch', '1', 'lx', expires, 'worker', c.worker, 'wi', c.instance, 'started_at', when)
-  collect(c.batch, 'ZADD', 'ff:idx:' .. tag .. ':due', due, e)
+  collect(c.batch, 'ZADD', c.batch.due, due, e)
   collect(c.batch, 'HSET', c.active, e, c.instance)
   if leases_on then
     collect_event(c.batch, tag, 'leases', 'acquired\n' .. e .. '\n' .. namespace .. '\n' .. lane .. '\n' .. (v[6] or '') .. '\n' .. when ..
@@ -164,7 +164,8 @@ redis.register_function('ff_claim_next', function(keys, a)
     more = false, batch = false, active = false, ends = false, expires = false, -- of the plain case
   }
   if mode == 'c' and stride == 2 and #a[2] <= 64 and #a[3] <= 64 and string.byte(a[2]) ~= 64 and string.byte(a[3]) ~= 64 then
-    c.more, c.batch, c.active = {}, { single = n == 1 }, lane_key(tag, lane, 'active')
+    c.more, c.batch = {}, new_batch(tag, n == 1)
+    c.active = active_of(c.batch, tag, lane)
     c.ends = at + a[6]
     c.expires = S(c.ends)
     if a[5] ~= '' then
