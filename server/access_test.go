@@ -585,3 +585,22 @@ func TestCapabilitiesAndAdministration(t *testing.T) {
 	f.call("POST", "/v1/workers/w/claim", fields{"worker_instance_id": "w-1", "lane_id": "main"}).want(200)
 	f.call("GET", "/v1/leases/expired", nil).want(200)
 }
+
+// untested is a store that says of itself that FlowFabric is not tested on it.
+type untested struct{ flowfabric.Backend }
+
+func (untested) Supported() bool { return false }
+
+// Chapter 07, section 12: on a Redis that was let pass, readiness says so; being
+// ready is not touched by it.
+func TestReadinessTellsOfAStoreThatIsNotSupported(t *testing.T) {
+	f := over(t, untested{stopped(t, false).Backend}, server.Config{})
+	a := f.call("GET", "/readyz", nil).want(200)
+	if got := strings.TrimSpace(string(a.body)); got != `{"status":"ok","store_supported":false}` {
+		t.Errorf("ready: %s", got)
+	}
+	f = over(t, untested{stopped(t, false)}, server.Config{})
+	if p := f.call("GET", "/readyz", nil).problem(503, flowfabric.CodeNotReady); details(p)["store_supported"] != false {
+		t.Errorf("not ready: %v", details(p))
+	}
+}

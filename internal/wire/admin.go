@@ -61,4 +61,8 @@ type CollisionsResponse struct {
 // ProbeResponse is the good answer of the probes.
 type ProbeResponse struct {
 	Status string `json:"status" enum:"ok"`
+	// StoreSupported is false where the store is one that FlowFabric is not tested
+	// on (Redis, let pass by FF_ALLOW_REDIS); else it is absent. Of /readyz only.
+	// (Specification 07, section 12.)
+	StoreSupported *bool `json:"store_supported,omitempty"`
 }

@@ -61,10 +61,26 @@ func (a *API) ping(ctx context.Context) error {
 
 func readyz(c *call) error {
 	checks, ready := c.api.checks(c.ctx)
+	unsupported := c.api.storeUnsupported()
 	if ready {
-		return c.ok(wire.ProbeResponse{Status: "ok"})
+		res := wire.ProbeResponse{Status: "ok"}
+		if unsupported {
+			res.StoreSupported = new(bool)
+		}
+		return c.ok(res)
 	}
-	return flowfabric.NewError(flowfabric.CodeNotReady, "a check fails").With("checks", checks)
+	err := flowfabric.NewError(flowfabric.CodeNotReady, "a check fails").With("checks", checks)
+	if unsupported {
+		err = err.With("store_supported", false)
+	}
+	return err
+}
+
+// storeUnsupported reports whether the store says of itself that it is one which
+// FlowFabric is not tested on.
+func (a *API) storeUnsupported() bool {
+	s, ok := a.raw.(interface{ Supported() bool })
+	return ok && !s.Supported()
 }
 
 // checks returns what readiness depends on, name to ok or failing.
