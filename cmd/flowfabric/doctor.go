@@ -93,7 +93,9 @@ func (c *cli) examine(ctx context.Context, t target, repair bool) []finding {
 		d.checkReadiness(ctx)
 		d.checkSecret()
 		d.checkWaitpointKey(ctx)
-		d.checkDuties(ctx)
+		if t.place.Kind != config.PlaceValkey { // there servers run them, which "deployment" counts
+			d.checkDuties(ctx)
+		}
 		if repair {
 			d.repairIndexes(ctx)
 		}

@@ -60,6 +60,9 @@ func TestServeOnValkey(t *testing.T) {
 			t.Errorf("doctor: %s is %q", check, seen[check])
 		}
 	}
+	if v, ok := seen["duties"]; ok { // those of its own engine, which does nothing
+		t.Errorf("doctor: duties are %q", v)
+	}
 
 	// Waits over the server and beside it: every way sees the same.
 	w := s.suspend()
