@@ -62,7 +62,9 @@ func (s *Store) claimed(ctx context.Context, fn string, id flowfabric.ExecutionI
 		return flowfabric.ClaimedExecution{}, known(err, id)
 	}
 	s.leasesChanged()
-	return s.receive(ctx, operation(fn), id.Partition(), lane, &msg)
+	t := newTasks{part: id.Partition(), lane: lane, list: elements{msg}}
+	s.readDefs(ctx, []*newTasks{&t})
+	return s.receive(ctx, operation(fn), &t, 0)
 }
 
 // ClaimGranted consumes a grant.

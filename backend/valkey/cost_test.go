@@ -286,7 +286,7 @@ func (c *costs) round(b *testing.B) {
 		}
 		asked[i].now, asked[i].list = list.ms(0), list[3:]
 		for k := range asked[i].list {
-			task, err := asked[i].task("claim_tasks", k)
+			task, err := asked[i].task("claim_tasks", k, asked[i].parts(k))
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -162,7 +162,7 @@ func (r *routed) claim(part uint16, lane flowfabric.LaneID, ns flowfabric.Namesp
 	asked.now, asked.list = list.ms(0), list[3:]
 	var out []flowfabric.ExecutionID
 	for i := range asked.list {
-		task, err := r.receiveNew(r.ctx, "claim_tasks", &asked, i)
+		task, err := r.receive(r.ctx, "claim_tasks", &asked, i)
 		r.ok(err)
 		out = append(out, task.ExecutionID)
 	}

@@ -586,7 +586,7 @@ func (c *claim) accept(ctx context.Context, p *visitPlan, msg vk.ValkeyMessage) 
 // keep adds the i-th grant or task of an answer to the result.
 func (c *claim) keep(ctx context.Context, p *visitPlan, i int, msg *vk.ValkeyMessage) (slotUse, error) {
 	if c.a.GrantTTLMs == 0 {
-		t, err := c.s.receiveNew(ctx, "claim_tasks", &p.tasks, i)
+		t, err := c.s.receive(ctx, "claim_tasks", &p.tasks, i)
 		if err != nil {
 			return slotUse{}, err
 		}

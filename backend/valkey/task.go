@@ -12,23 +12,30 @@ import (
 )
 
 // What a claim is answered with: tasks. One of an execution that was never claimed
-// before tells only what the claim does not know itself, and leaves a large
-// definition out, which is read behind it: the library would have to hash every
-// byte of it.
+// before tells only what the claim does not know itself. Large definitions are left
+// out and read behind the claim: the library would have to hash every byte of them.
 
 // A task has taskSize elements; the last one, the lane, is there only where the
 // caller need not know it.
 const taskSize = 21
 
+// taskDef is the element of a task that holds the definition, nil where it is left
+// out.
+const taskDef = 19
+
 // decodeTask reads a task as the claiming functions answer it. The lane is the one
-// the caller claimed from, empty when the task names its own.
-func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
+// the caller claimed from, empty when the task names its own; doc is the definition
+// if the task leaves it out.
+func decodeTask(op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage, doc []byte) (flowfabric.ClaimedExecution, error) {
 	var task flowfabric.ClaimedExecution
 	list, err := elementsOf(op, msg, taskSize)
 	if err != nil {
 		return task, err
 	}
-	def, err := parseDef(op, list.bytes(19))
+	if !list[taskDef].IsNil() {
+		doc = list.bytes(taskDef)
+	}
+	def, err := parseDef(op, doc)
 	if err != nil {
 		return task, err
 	}
@@ -77,18 +84,27 @@ type taskIDs struct {
 	attempt flowfabric.AttemptID
 }
 
-// uuid is the execution of the i-th task, "" where the task is not one of a first
-// claim.
-func (t *newTasks) uuid(i int) string {
-	text := t.list.str(i)
+// parts are the elements of the i-th task: one text, or it and a definition, of a
+// first claim; else taskSize and more.
+func (t *newTasks) parts(i int) elements {
 	if list, err := t.list[i].ToArray(); err == nil {
-		if len(list) != 2 {
-			return ""
-		}
-		text = elements(list).str(0)
+		return list
 	}
-	e, _, _ := strings.Cut(text, "\n")
+	return t.list[i : i+1]
+}
+
+// uuid is the execution of a task with these parts.
+func (t *newTasks) uuid(parts elements) string {
+	if len(parts) >= taskSize {
+		return parts.str(1)
+	}
+	e, _, _ := strings.Cut(parts.str(0), "\n")
 	return e
+}
+
+// leavesOut reports whether a task with these parts leaves its definition out.
+func (t *newTasks) leavesOut(parts elements) bool {
+	return len(parts) == 1 || len(parts) >= taskSize && parts[taskDef].IsNil()
 }
 
 // defsAtOnce is how many definitions one command asks for.
@@ -106,7 +122,7 @@ func (s *Store) readDefs(ctx context.Context, all []*newTasks) {
 	for _, t := range all {
 		var left []int
 		for i := range t.list {
-			if t.list[i].IsString() {
+			if t.leavesOut(t.parts(i)) {
 				left = append(left, i)
 			}
 		}
@@ -116,7 +132,7 @@ func (s *Store) readDefs(ctx context.Context, all []*newTasks) {
 		for some := range slices.Chunk(left, defsAtOnce) {
 			keys := make([]string, len(some))
 			for k, i := range some {
-				keys[k] = execKey(flowfabric.ExecutionID(s.tag(t.part)+":"+t.uuid(i)), "def")
+				keys[k] = execKey(flowfabric.ExecutionID(s.tag(t.part)+":"+t.uuid(t.parts(i))), "def")
 			}
 			cmds = append(cmds, s.b.Mget().Key(keys...).Build())
 			places = append(places, place{t, some})
@@ -144,11 +160,11 @@ func (s *Store) readDefs(ctx context.Context, all []*newTasks) {
 	}
 }
 
-// task reads the i-th task, which is one of a first claim.
-func (t *newTasks) task(op string, i int) (flowfabric.ClaimedExecution, error) {
-	text, doc := t.list.str(i), t.defs.bytes(i)
-	if parts, err := t.list[i].ToArray(); err == nil {
-		text, doc = elements(parts).str(0), elements(parts).bytes(1)
+// task reads the i-th task, which has these parts and is one of a first claim.
+func (t *newTasks) task(op string, i int, parts elements) (flowfabric.ClaimedExecution, error) {
+	text, doc := parts.str(0), t.defs.bytes(i)
+	if len(parts) > 1 {
+		doc = parts.bytes(1)
 	}
 	var line [firstTaskLines]string
 	for k := range line {
@@ -181,13 +197,23 @@ func (t *newTasks) task(op string, i int) (flowfabric.ClaimedExecution, error) {
 // timeout, deadline, flow and namespace.
 const firstTaskLines = 5
 
-// receive takes a claimed task of the general form. One that does not decode nobody
-// could run: its lease is revoked and held for an operator.
-func (s *Store) receive(ctx context.Context, op string, part uint16, lane flowfabric.LaneID, msg *vk.ValkeyMessage) (flowfabric.ClaimedExecution, error) {
-	task, err := decodeTask(op, part, lane, msg)
+// receive takes the i-th task of a claim. One that does not decode nobody could run:
+// its lease is revoked and held for an operator.
+func (s *Store) receive(ctx context.Context, op string, t *newTasks, i int) (task flowfabric.ClaimedExecution, err error) {
+	parts := t.parts(i)
+	if t.lost != nil && t.leavesOut(parts) {
+		return task, t.lost
+	}
+	lease := ""
+	if len(parts) >= taskSize {
+		lease = parts.str(6)
+		task, err = decodeTask(op, t.part, t.lane, &t.list[i], t.defs.bytes(i))
+	} else if task, err = t.task(op, i, parts); i < len(t.ids) {
+		lease = string(t.ids[i].lease)
+	}
 	if err != nil {
-		if list, e := elementsOf(op, msg, taskSize); e == nil {
-			s.hold(ctx, part, list.str(1), list.str(6), err)
+		if e := t.uuid(parts); e != "" && lease != "" {
+			s.hold(ctx, t.part, e, lease, err)
 		}
 		return flowfabric.ClaimedExecution{}, err
 	}
@@ -201,22 +227,6 @@ func (s *Store) receive(ctx context.Context, op string, part uint16, lane flowfa
 // reclaimWarning is at every how many reclaims of an execution a warning is
 // logged. (Specification 02, section 5.5.)
 const reclaimWarning = 100
-
-// receiveNew takes the i-th task of a claim, as receive does.
-func (s *Store) receiveNew(ctx context.Context, op string, t *newTasks, i int) (flowfabric.ClaimedExecution, error) {
-	e := t.uuid(i)
-	switch {
-	case e == "":
-		return s.receive(ctx, op, t.part, t.lane, &t.list[i])
-	case t.lost != nil && t.list[i].IsString():
-		return flowfabric.ClaimedExecution{}, t.lost
-	}
-	task, err := t.task(op, i)
-	if err != nil && i < len(t.ids) {
-		s.hold(ctx, t.part, e, string(t.ids[i].lease), err)
-	}
-	return task, err
-}
 
 // hold takes the lease of a task that does not decode away again.
 func (s *Store) hold(ctx context.Context, part uint16, e, lease string, cause error) {

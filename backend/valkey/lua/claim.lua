@@ -291,14 +291,15 @@ local function kind_of_lease(f)
   return f.at == 'c' and 'r' or 'c'
 end
 
--- task is what a claimer gets: all that it needs to run the attempt.
+-- task is what a claimer gets: all that it needs to run the attempt, but for a large
+-- definition, which it reads behind the claim.
 local function task(r, at, replayed)
   local f = r.f
   return {
     S(at), r.e, S(N(f.attempts, 0) - 1), f.aid, f.at or '', kind_of_lease(f), f.lease_id, f.epoch,
     f.lx, f.attempt_due or '', f.deadline or '', f.reclaims or '0', f.fb or '0', f.flow_id or '', get(r, 'namespace'),
     get(r, 'route') or '', get(r, 'adm') or '', get(r, 'wi'), tags_json(r),
-    redis.call('GET', exec_key(r.tag, r.e, 'def')) or '', replayed and '1' or '0', f.lane_id,
+    not flag(r, 'p') and (redis.call('GET', exec_key(r.tag, r.e, 'def')) or ''), replayed and '1' or '0', f.lane_id,
   }
 end
 
@@ -323,8 +324,8 @@ end
 --      attempt_id, ttl, expect ('' any, c, s, r)
 -- Returns a task (22 values): now, e, attempt index, attempt id, type, kind,
 --      lease_id, epoch, expires_at, attempt due, deadline, reclaims, fallback
---      index, flow, namespace, route, admission, instance, tags, def, replayed,
---      lane.
+--      index, flow, namespace, route, admission, instance, tags, def (nil where it is
+--      large), replayed, lane.
 redis.register_function('ff_claim_granted', function(keys, a)
   local tag = enter(keys)
   local at = now()
