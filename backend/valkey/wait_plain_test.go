@@ -26,6 +26,8 @@ type waitStory struct {
 	halfways bool // not every step is plain, or reads tags
 }
 
+const pendingID flowfabric.WaitpointID = "11111111-0000-4000-8000-000000000001"
+
 var waitStories = []waitStory{
 	{name: "the plainest", signals: []flowfabric.Signal{{Name: "go"}}},
 	{name: "three times", signals: []flowfabric.Signal{{Name: "go", Payload: []byte("\x00 {}")}}, rounds: 3},
@@ -64,9 +66,21 @@ var waitStories = []waitStory{
 	{name: "capabilities of the worker alone", caps: []string{"ssd", "gpu"}, signals: []flowfabric.Signal{{Name: "go"}}},
 	{name: "an approval", approve: true, rounds: 2},
 	{name: "another waitpoint is pending", before: func(w waiter, task flowfabric.ClaimedExecution) {
-		w.pendingAs(task, "11111111-0000-4000-8000-000000000001")
+		_, err := w.CreatePendingWaitpoint(w.ctx, flowfabric.CreatePendingWaitpointArgs{ExecutionID: task.ExecutionID, Fence: task.Fence,
+			WaitpointID: pendingID, WaitpointKey: "other", ExpiresInMs: 40_000})
+		w.ok(err)
 	},
 		signals: []flowfabric.Signal{{Name: "go"}}, halfways: true},
+	{name: "the waitpoint was pending, with a signal", before: func(w waiter, task flowfabric.ClaimedExecution) {
+		got, err := w.CreatePendingWaitpoint(w.ctx, flowfabric.CreatePendingWaitpointArgs{ExecutionID: task.ExecutionID, Fence: task.Fence,
+			WaitpointID: pendingID, WaitpointKey: "w", ExpiresInMs: 40_000})
+		w.ok(err)
+		d := signalTo(task.ExecutionID, pendingID, got.Token, "early", "")
+		d.Signal.SignalID = "11111111-0000-4000-8000-000000000002"
+		w.deliver(d, flowfabric.EffectBuffered)
+	}, suspend: func(a *flowfabric.SuspendArgs) {
+		a.Waitpoints = []flowfabric.WaitpointBinding{{WaitpointID: pendingID, UsePending: true}}
+	}, signals: []flowfabric.Signal{{Name: "no"}, {Name: "go"}}, halfways: true},
 	{name: "the waitpoint stays open", suspend: func(a *flowfabric.SuspendArgs) { a.ResumePolicy.CloseWaitpointOnResume = ptr(false) },
 		signals: []flowfabric.Signal{{Name: "go"}}, rounds: 2, halfways: true},
 	{name: "resumed later", suspend: func(a *flowfabric.SuspendArgs) { a.ResumePolicy.ResumeDelayMs = 1_000 },
@@ -84,13 +98,6 @@ func on(m *flowfabric.SignalMatcher) func(*flowfabric.SuspendArgs) {
 
 func policy(text string) func(*flowfabric.CreateExecutionArgs) {
 	return func(a *flowfabric.CreateExecutionArgs) { a.Policy = []byte(text) }
-}
-
-func (w waiter) pendingAs(task flowfabric.ClaimedExecution, id flowfabric.WaitpointID) {
-	w.t.Helper()
-	_, err := w.CreatePendingWaitpoint(w.ctx, flowfabric.CreatePendingWaitpointArgs{ExecutionID: task.ExecutionID, Fence: task.Fence,
-		WaitpointID: id, WaitpointKey: "other", ExpiresInMs: 40_000})
-	w.ok(err)
 }
 
 // Chapter 03: a plain path and the general one answer, store and publish the same.

@@ -4,13 +4,19 @@
 -- written, and the general path of suspension.lua, signal.lua or claim.lua takes over:
 -- both leave the same behind.
 --
--- A record with the flag x, whose fields may lie in the text hash, is never plain.
+-- A record with the flag x, whose fields may lie in the text hash, is never plain, nor is
+-- one that lacks a field: an error midway would leave half of the writes.
 
 local SINGLE = '{"v":1,"kind":"single","waitpoint_key":"'
 
 -- quotable tells whether a text stands in JSON as it is, between quotes.
 local function quotable(text)
   return not string.find(text, '["\\]')
+end
+
+-- numeric tells whether a field is there and a number.
+local function numeric(v)
+  return v and tonumber(v)
 end
 
 local function tags_of(tag, e, flags)
@@ -27,9 +33,10 @@ end
 local function held_plainly(core, a, at)
   local v = redis.call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'attempts', 'aid', 'lease_id', 'epoch', 'lx', 'worker',
     'wi', 'flags', 'attempt_due', 'deadline', 'wpx')
-  local flags = v[12] or ''
-  if v[2] ~= 'Ar' or v[1] ~= 'active' or v[7] ~= a[2] or v[8] ~= a[3] or v[6] ~= a[4] or tonumber(v[9]) <= at or v[15] or
-    (a[5] ~= '' and tonumber(a[5]) ~= v[5] - 1) or string.find(flags, 'x', 1, true) then
+  local flags, attempts, expires = v[12] or '', numeric(v[5]), numeric(v[9])
+  if v[2] ~= 'Ar' or v[1] ~= 'active' or v[7] ~= a[2] or v[8] ~= a[3] or v[6] ~= a[4] or not attempts or not expires or
+    expires <= at or v[15] or (a[5] ~= '' and tonumber(a[5]) ~= attempts - 1) or not (v[3] and v[4] and v[10] and v[11]) or
+    string.find(flags, 'x', 1, true) then
     return nil
   end
   if not string.find(flags, 'o', 1, true) then
@@ -164,8 +171,8 @@ local function held_by_wait(core, wp, tag, a)
   local call = redis.call
   local v = call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'created_at', 'priority', 'bk', 'flags', 'attempts', 'aid',
     'flow_id', 'sq', 'sl', 'sto', 'deadline', 'wpx')
-  if v[2] ~= 'Si' or v[1] ~= 'suspended' or (a[15] ~= '' and a[15] ~= v[3]) or string.find(v[8] or '', 'x', 1, true) or
-    N(v[12] or nil, 0) >= N(v[13] or nil, 10000) then
+  if v[2] ~= 'Si' or v[1] ~= 'suspended' or (a[15] ~= '' and a[15] ~= v[3]) or N(v[12] or nil, 0) >= N(v[13] or nil, 10000) or
+    not (numeric(v[5]) and numeric(v[9]) and v[3] and v[4] and v[7] and v[8] and v[10]) or string.find(v[8], 'x', 1, true) then
     return nil
   end
   local w = call('HMGET', wp, 'x', 'k', 's', 'n')
@@ -226,7 +233,7 @@ local function signal_plainly(tag, a, v, kind, effect, when)
   end
   local e, name = a[1], a[6]
   feed_event(tag, 'signals', kind .. '\n' .. e .. '\n' .. v[4] .. '\n' .. v[3] .. '\n' .. (v[11] or '') .. '\n' .. when .. '\n' ..
-    S(v[9] - 1) .. '\n' .. v[10] .. '\n' .. tags_of(tag, e, v[8] or '') .. '\n' .. a[5] .. '\n' .. a[2] .. '\n' .. effect .. '\n' ..
+    S(v[9] - 1) .. '\n' .. v[10] .. '\n' .. tags_of(tag, e, v[8]) .. '\n' .. a[5] .. '\n' .. a[2] .. '\n' .. effect .. '\n' ..
     #name .. '\n' .. name .. a[9])
   redis.call('SPUBLISH', 'ff:feed:' .. tag, 'signals')
 end
@@ -255,7 +262,7 @@ function wait.deliver_plainly(tag, a, at, when)
     return nil
   end
   local x = call('HMGET', susp, 'id', 'cond', 'n', 'nc', 'esc', 'delay', 'keep')
-  local effect = x[1] and not x[5] and not x[6] and not x[7] and effect_on(x[2], a)
+  local effect = x[1] and x[2] and not x[5] and not x[6] and not x[7] and effect_on(x[2], a)
   if not effect or call('HGET', signals, 'i:' .. a[5]) then
     return nil
   end
@@ -312,13 +319,14 @@ end
 -- read of it. It returns a task.
 function wait.claim_resumed(tag, lane, e, c, at, when, first)
   local namespace, flags, deadline, flow = first[2], first[3] or '', first[5], first[6] or ''
-  if first[1] ~= 'Wi' or first[7] or first[9] ~= 'waiting' or not c.more or string.find(flags, '[cx]') then
+  if first[1] ~= 'Wi' or first[7] or first[9] ~= 'waiting' or not numeric(first[8]) or not namespace or not c.more or
+    string.find(flags, '[cx]') then
     return nil
   end
   local call, exec = redis.call, exec_key(tag, e, '')
   local core = exec .. 'core'
   local v = call('HMGET', core, 'lane_id', 'aid', 'epoch', 'pz', 'wpx', 'le', 'pl', 'at', 'reclaims', 'fb', 'route', 'adm')
-  if v[1] ~= lane or v[6] or v[7] then
+  if v[1] ~= lane or v[6] or v[7] or not v[2] or not numeric(v[3]) then
     return nil
   end
   local due, more, attempt_due = c.ends, c.more, ''
