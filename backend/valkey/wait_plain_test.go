@@ -36,7 +36,8 @@ var waitStories = []waitStory{
 	{name: "names that JSON escapes", suspend: on(flowfabric.ByName(`a"b\`)), signals: []flowfabric.Signal{{Name: `a\"b\\`}, {Name: `a"b\`}}},
 	{name: "a name that reads like a matcher", suspend: on(flowfabric.ByName("x").FromSource("user")),
 		signals: []flowfabric.Signal{{Name: `x","source_type":"user`}, {Name: "x", SourceType: "user"}}},
-	{name: "names of other scripts", suspend: on(flowfabric.ByName("geprüft <✓>")), signals: []flowfabric.Signal{{Name: "gepruft"}, {Name: "geprüft <✓>"}}},
+	{name: "names of other scripts", suspend: on(flowfabric.ByName("geprüft <✓>")),
+		signals: []flowfabric.Signal{{Name: "gepruft"}, {Name: "geprüft <✓>"}}},
 	{name: "any of the names", suspend: on(flowfabric.ByNames("approved", "rejected")), signals: []flowfabric.Signal{{Name: "x"}, {Name: "rejected"}}},
 	{name: "any signal", suspend: on(flowfabric.AnySignal()), signals: []flowfabric.Signal{{Name: "whatever"}}},
 	{name: "a source and a category", suspend: on(flowfabric.ByName("go").FromSource("user").InCategory("callback")),
@@ -125,8 +126,8 @@ func line(list []string, i int) string {
 	return "nothing"
 }
 
-// toldStory is what came of a story: answers, messages and all that is stored, and how
-// often a record was read as a whole.
+// toldStory is what came of a story: answers, messages and all that is stored after
+// each step, and how often a record was read as a whole.
 type toldStory struct {
 	lines []string
 	whole int
@@ -148,7 +149,8 @@ type teller struct {
 func tell(t *testing.T, story waitStory, forced bool) toldStory {
 	t.Helper()
 	at := onServer(t)
-	s := openStage(t, at, backendtest.Options{FlowPartitions: 1, Feeds: []flowfabric.Feed{flowfabric.FeedLeases, flowfabric.FeedSignals, flowfabric.FeedCompletions}})
+	feeds := []flowfabric.Feed{flowfabric.FeedLeases, flowfabric.FeedSignals, flowfabric.FeedCompletions}
+	s := openStage(t, at, backendtest.Options{FlowPartitions: 1, Feeds: feeds})
 	r := &teller{stage: s, story: story, forced: forced, w: s.seed()}
 	_, _, err := s.ring(s.ctx, 0, false) // is remembered from here on
 	s.ok(err)
@@ -168,7 +170,7 @@ func tell(t *testing.T, story waitStory, forced bool) toldStory {
 	s.advance(3)
 	s.complete(task, nil)
 	heard := messages()
-	text := strings.Join(append(append(r.lines, heard...), dumped(at)...), "\n\x00")
+	text := strings.Join(slices.Concat(r.lines, heard, dumped(at)), "\n\x00")
 	r.lines = strings.Split(strings.NewReplacer(r.names...).Replace(text), "\n\x00")
 	return r.toldStory
 }
@@ -197,6 +199,7 @@ func (r *teller) step(do func()) {
 			r.at.must("HDEL", key, "flags")
 		}
 	}
+	r.lines = append(r.lines, dumped(r.at)...)
 }
 
 // claimed claims the execution, resumed or not, and gives names to lease and attempt.
