@@ -91,23 +91,23 @@ func TestWaitCommands(t *testing.T) {
 		{"deliver, buffered", func() {
 			w.deliver(signalTo(tasks[0].ExecutionID, pending.WaitpointID, pending.Token, "x", ""), flowfabric.EffectBuffered)
 		},
-			"fcall 1, hget 1, hgetall 1, hmget 2, hset 3, spublish 1, time 1, xadd 1"},
+			"fcall 1, hget 1, hgetall 1, hmget 3, hset 3, spublish 1, time 1, xadd 1"},
 		{"suspend with one fresh waitpoint", func() { bound = w.suspend(tasks[1], "yes") },
-			"exists 1, fcall 1, getrange 1, hdel 1, hget 1, hgetall 1, hset 3, spublish 1, time 1, xadd 1, zadd 2"},
+			"exists 1, fcall 1, getrange 1, hdel 1, hget 1, hmget 1, hset 3, spublish 1, time 1, xadd 1, zadd 2"},
 		{"deliver, does not match", func() {
 			w.deliver(signalTo(tasks[1].ExecutionID, bound.WaitpointID, bound.Token, "no", ""), flowfabric.EffectMatcherFailed)
 		},
-			"fcall 1, hget 1, hgetall 1, hmget 3, hset 4, spublish 1, time 1, xadd 1"},
+			"fcall 1, hget 1, hmget 4, hset 4, spublish 1, time 1, xadd 1"},
 		{"deliver, resumes", func() {
 			resumed = signalTo(tasks[1].ExecutionID, bound.WaitpointID, bound.Token, "yes", "key")
 			w.deliver(resumed, flowfabric.EffectResumed)
-		}, "del 1, fcall 1, get 1, hdel 1, hexists 1, hget 1, hgetall 1, hmget 3, hset 4, set 1, spublish 2, time 1, xadd 1, zadd 2"},
-		{"deliver, repeated", func() { w.deliver(resumed, flowfabric.EffectResumed) }, "fcall 1, hget 1, hgetall 1, hmget 3, spublish 1, time 1, xadd 1"},
-		{"claim of the resumed", func() { w.claim(1, 0, "") }, "fcall 1, get 1, hdel 1, hgetall 1, hlen 1, hmget 1, hset 2, set 1, spublish 2, time 1, xadd 1, zadd 1, zpopmin 1, zrange 1"},
+		}, "del 1, fcall 1, get 1, hdel 1, hget 2, hmget 4, hset 4, set 1, spublish 2, time 1, xadd 1, zadd 2"},
+		{"deliver, repeated", func() { w.deliver(resumed, flowfabric.EffectResumed) }, "fcall 1, hget 1, hgetall 1, hmget 4, spublish 1, time 1, xadd 1"},
+		{"claim of the resumed", func() { w.claim(1, 0, "") }, "fcall 1, get 1, hdel 1, hlen 1, hmget 2, hset 2, set 1, spublish 1, time 1, xadd 1, zadd 1, zpopmin 1, zrange 1"},
 		{"suspend for two names", func() { two = w.suspend(tasks[2], "a", "b") }, "exists 1, fcall 1, getrange 1, hdel 1, hget 1, hgetall 1, hset 3, spublish 1, time 1, xadd 1, zadd 2"},
 		{"deliver, one of two", func() {
 			w.deliver(signalTo(tasks[2].ExecutionID, two.WaitpointID, two.Token, "a", ""), flowfabric.EffectAppended)
-		}, "fcall 1, hget 1, hgetall 1, hmget 3, hset 4, spublish 1, time 1, xadd 1"},
+		}, "fcall 1, hget 1, hgetall 1, hmget 7, hset 4, spublish 1, time 1, xadd 1"},
 		{"resume by an operator", func() {
 			_, err := w.ResumeExecution(w.ctx, flowfabric.ResumeExecutionArgs{ExecutionID: tasks[2].ExecutionID})
 			w.ok(err)

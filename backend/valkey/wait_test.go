@@ -630,8 +630,8 @@ func TestSpec03_LookForAWaitpointOnce(t *testing.T) {
 	deliver := func() {
 		other.deliver(signalTo(id, bound.WaitpointID, bound.Token, "no", ""), flowfabric.EffectMatcherFailed)
 	}
-	inside := "fcall 1, hget 1, hgetall 1, hmget 3, hset 4, time 1"
-	first := strings.NewReplacer("hgetall 1", "hgetall 2", "hmget 3", "hmget 4").Replace(inside) // the ring and the waitpoint
+	inside := "fcall 1, hget 1, hmget 4, hset 4, time 1"
+	first := strings.NewReplacer("hget 1", "hget 1, hgetall 1", "hmget 4", "hmget 5").Replace(inside) // the ring and the waitpoint
 	if got := commandsOf(t, at.server, deliver); got != first {
 		t.Errorf("the first signal:\n got %s\nwant %s", got, first)
 	}

@@ -75,7 +75,8 @@ local function is_satisfied(node, counts)
   return true
 end
 
-local function accepts(matcher, g)
+-- accepts tells whether a matcher accepts a signal.
+function wait.accepts(matcher, g)
   local m = absent(matcher)
   if not m then
     return true
@@ -122,7 +123,7 @@ function wait.evaluate(r, x, g)
   local effect, added = 'n', false
   for _, leaf in ipairs(x.leaves) do
     local listens = leaf.waitpoint_key == g.key or leaf.waitpoints and listed(leaf.waitpoints, g.key)
-    if listens and not accepts(leaf.matcher, g) then
+    if listens and not wait.accepts(leaf.matcher, g) then
       effect = effect == 'n' and 'm' or effect
     elseif listens then
       effect = 'd'

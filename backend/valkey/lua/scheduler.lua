@@ -44,13 +44,14 @@ end
 -- claim_first claims an execution that has never been claimed, the plain case of
 -- every claim: one read, one write. It returns its task, which tells what the
 -- caller does not know: e, attempt due, deadline, flow and namespace, a line each,
--- and def beside it unless that is large; nil where it is something else.
+-- and def beside it unless that is large; nil and what it has read where it is
+-- something else.
 local function claim_first(tag, lane, e, c, at, when)
   local core = exec_key(tag, e, 'core')
   local v = redis.call('HMGET', core, 'st', 'namespace', 'flags', 'to', 'deadline', 'flow_id', 'grant', 'public_state')
   local namespace, flags = v[2], v[3]
   if v[1] ~= 'Wf' or (flags and flags ~= 'p') or v[7] or not c.more or namespace == '@' or v[8] ~= 'waiting' then
-    return nil
+    return nil, v
   end
   local due, attempt_due = c.ends, ''
   local expires = c.expires
@@ -88,7 +89,8 @@ end
 -- claim_one claims one member that was taken out of its bucket. It returns a
 -- task, or nothing where the claim is refused.
 local function claim_one(tag, lane, e, c, at, when)
-  local done = claim_first(tag, lane, e, c, at, when)
+  local done, read = claim_first(tag, lane, e, c, at, when)
+  done = done or wait.claim_resumed(tag, lane, e, c, at, when, read)
   if done then
     return done
   end

@@ -121,7 +121,11 @@ end
 -- before is answered with token_refused once it is noted.
 redis.register_function('ff_deliver_signal', function(keys, a)
   local tag = enter(keys)
-  local at = now()
+  local at, when = now()
+  local done = wait.deliver_plainly(tag, a, at, when)
+  if done then
+    return done
+  end
   local approval = a[15] ~= ''
   local r, refused = record_load(tag, a[1])
   if not r then

@@ -50,7 +50,7 @@ end
 
 -- timeout_of is the instant and behaviour of the timeout to be; nil for none; nil and a
 -- refusal for one too far in the past.
-local function timeout_of(r, a, at)
+function wait.timeout_of(r, a, at)
   local ms, when, behavior = given(a[11]), given(a[12]), given(a[13])
   local policy
   if not behavior or not (ms or when) then
@@ -339,7 +339,11 @@ end
 --      number, record, effect, payload}. For a budget {0, s when suspended, else ''}.
 redis.register_function('ff_suspend_execution', function(keys, a)
   local tag = enter(keys)
-  local at = now()
+  local at, when = now()
+  local done = wait.suspend_plainly(tag, a, at, when)
+  if done then
+    return done
+  end
   local r, refused = record_load(tag, a[1])
   if not r then
     return reply(refused)
@@ -361,7 +365,7 @@ redis.register_function('ff_suspend_execution', function(keys, a)
     return reply(refused)
   end
   local x = { id = a[6], cond = a[7], reason = a[8], blocking = a[9], by = a[10], nc = given(a[16]), unsaved = true, fresh = {} }
-  local ends, behavior = timeout_of(r, a, at)
+  local ends, behavior = wait.timeout_of(r, a, at)
   if not ends and behavior then
     return reply(behavior)
   end
