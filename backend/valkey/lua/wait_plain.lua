@@ -7,13 +7,6 @@
 -- A record with the flag x, whose fields may lie in the text hash, is never plain, nor is
 -- one that lacks a field: an error midway would leave half of the writes.
 
-local SINGLE = '{"v":1,"kind":"single","waitpoint_key":"'
-
--- quotable tells whether a text stands in JSON as it is, between quotes.
-local function quotable(text)
-  return not string.find(text, '["\\]')
-end
-
 -- numeric tells whether a field is there and a number.
 local function numeric(v)
   return v and tonumber(v)
@@ -104,7 +97,7 @@ local function hold_plainly(core, tag, a, v, flags, when, left, ends)
 end
 
 -- keep_plainly writes the suspension in place of a former one.
-local function keep_plainly(susp, waited, a, v, index, when, left, ends, behavior)
+local function keep_plainly(susp, waited, a, v, cond, index, when, left, ends, behavior)
   local more = {}
   if left ~= '' then
     more[1], more[2] = 'left', left
@@ -128,15 +121,18 @@ local function keep_plainly(susp, waited, a, v, index, when, left, ends, behavio
     redis.call('DEL', susp)
   end
   redis.call('HSET', susp, 'id', a[6], 'lease', v[7], 'epoch', v[8], 'att', v[6], 'idx', index, 'reason', a[8], 'by', a[10], 'at', when,
-    'cond', a[7], 'wps', a[20] .. ' ' .. a[21], unpack(more))
+    'cond', cond, 'wps', a[20] .. ' ' .. a[21], unpack(more))
 end
 
 -- suspend_plainly suspends until one signal on one fresh waitpoint, without a key for
 -- a repeat. It returns the answer.
 function wait.suspend_plainly(tag, a, at, when)
   local id, key = a[20], a[21]
-  if #a ~= 22 or a[18] ~= '' or key == '' or a[22] == '' or not quotable(key) or
-    string.find(a[7], SINGLE .. key .. '","matcher":{', 1, true) ~= 1 then
+  if #a ~= 22 or a[18] ~= '' or key == '' or a[22] == '' then
+    return nil
+  end
+  local cond = wait.short(a[7], key)
+  if cond == a[7] and not wait.is_single(cond, key) then
     return nil
   end
   local call, e = redis.call, a[1]
@@ -177,7 +173,7 @@ function wait.suspend_plainly(tag, a, at, when)
   call('HSET', wp, 'x', e, 'k', key, 'a', v[6], 'i', index, 'kid', a[19], 'dg', a[22], 'at', when, 'sid', a[6], 's', 'a', 'act', when,
     'exp', ends and S(ends) or '')
   call('ZADD', waitpoints, wait.RANK.a, id)
-  keep_plainly(exec .. 'susp', waited, a, v, index, when, left, ends, behavior)
+  keep_plainly(exec .. 'susp', waited, a, v, cond, index, when, left, ends, behavior)
   return { '0', 's', a[6], '1', id, key, a[19] .. ':' .. a[22] }
 end
 
@@ -205,21 +201,15 @@ local function held_by_wait(core, wp, tag, a)
 end
 
 -- effect_on is what a signal does to an open condition of one node, which nothing has
--- satisfied yet: r when it does, m when the matcher refuses it. A matcher by name alone
--- is told by its text.
+-- satisfied yet: r when it does, m when the matcher refuses it; nil for other conditions.
 local function effect_on(cond, a)
-  local key, name = a[3], a[6]
-  if quotable(key) and quotable(name) and cond == SINGLE .. key .. '","matcher":{"kind":"by_name","name":"' .. name .. '"}}' then
-    return 'r'
-  end
-  if string.find(cond, SINGLE, 1, true) ~= 1 then
+  if string.byte(cond) == 61 then -- '=' and the name
+    return cond == '=' .. a[6] and 'r' or 'm'
+  elseif not wait.is_single(cond, a[3]) then
     return nil
   end
-  local leaf = cjson.decode(cond)
-  if leaf.waitpoint_key ~= key then
-    return nil
-  end
-  return wait.accepts(leaf.matcher, { name = name, category = a[7], source = a[8] }) and 'r' or 'm'
+  local g = { name = a[6], category = a[7], source = a[8] }
+  return wait.accepts(cjson.decode(cond).matcher, g) and 'r' or 'm'
 end
 
 -- offer_of is what a resumed execution is offered with: lane, namespace, capabilities

@@ -351,8 +351,8 @@ function wait.read.w(tag, e, a)
     end
   end
   table.sort(ids)
-  local x = redis.call('HMGET', exec_key(tag, e, 'susp'), 'cond', 'esc')
-  local out = { #ids > limit and '1' or '0', x[1] or '', x[2] or '' }
+  local x = redis.call('HMGET', exec_key(tag, e, 'susp'), 'cond', 'esc', 'wps')
+  local out = { #ids > limit and '1' or '0', x[1] and wait.long(x[1], x[3]) or '', x[2] or '' }
   for i = 1, math.min(limit, #ids) do
     out[#out + 1] = ids[i]
     for _, v in ipairs(redis.call('HMGET', wait.key(tag, ids[i]), 'k', 's', 'at', 'act', 'exp', 'kid', 'dg')) do
