@@ -55,7 +55,16 @@ func waitpointState(d *decoder, letter string) flowfabric.WaitpointState {
 	return ""
 }
 
-// condition reads a stored condition.
+// stored reads a condition as it is stored: "=" and the name of the one signal that
+// the only waitpoint waits for, else JSON.
+func (d *decoder) stored(text string, at []flowfabric.WaitpointRef) flowfabric.ResumeCondition {
+	if name, short := strings.CutPrefix(text, "="); short && len(at) == 1 {
+		return flowfabric.Single(at[0].WaitpointKey, flowfabric.ByName(name))
+	}
+	return d.condition(text)
+}
+
+// condition reads a condition in JSON.
 func (d *decoder) condition(text string) flowfabric.ResumeCondition {
 	c, err := flowfabric.ParseResumeCondition([]byte(text))
 	if err != nil {
@@ -106,6 +115,7 @@ func decodeSuspension(op string, id flowfabric.ExecutionID, h hash) (*rules.Susp
 	x := &rules.Suspension{Suspension: flowfabric.Suspension{ExecutionID: id, Waitpoints: []flowfabric.WaitpointRef{},
 		ResumePolicy: flowfabric.ResumePolicy{ResumeTarget: flowfabric.ResumeTargetRunnable, CloseWaitpointOnResume: &yes, ConsumeMatchedSignals: &yes}}}
 	var nodes []satisfier
+	var cond string
 	signals := make(map[int]flowfabric.SignalID)
 	for i := 0; i+1 < len(h) && d.err == nil; i += 2 {
 		name, v := h[i], h[i+1]
@@ -113,6 +123,8 @@ func decodeSuspension(op string, id flowfabric.ExecutionID, h hash) (*rules.Susp
 		case v == "":
 		case isNode && name[0] == 's':
 			nodes = append(nodes, satisfier{int(d.uint32("node_state", leaf[1:])), d.uint("node_state", v), mark})
+		case name == "cond":
+			cond = v
 		case name[0] == 'g':
 			_, signal, _ := strings.Cut(v, ":")
 			signals[int(d.uint32("satisfier_signal_ids", name[1:]))] = flowfabric.SignalID(d.uuid("satisfier_signal_ids", signal))
@@ -122,6 +134,9 @@ func decodeSuspension(op string, id flowfabric.ExecutionID, h hash) (*rules.Susp
 	}
 	if d.err == nil && x.SuspensionID == "" {
 		d.fail("suspension_id", "missing")
+	}
+	if cond != "" && d.err == nil {
+		x.ResumeCondition = d.stored(cond, x.Waitpoints)
 	}
 	for i := 1; i <= len(signals); i++ {
 		x.SatisfierSignalIDs = append(x.SatisfierSignalIDs, signals[i])
@@ -178,8 +193,6 @@ func suspensionField(d *decoder, x *rules.Suspension, name, v string) {
 		x.TimeoutAt = d.ms("suspension.timeout_at", v)
 	case "tb":
 		x.TimeoutBehavior = flowfabric.TimeoutBehavior(v)
-	case "cond":
-		x.ResumeCondition = d.condition(v)
 	case "delay":
 		x.ResumePolicy.ResumeDelayMs = d.int("resume_delay_ms", v)
 	case "keep":

@@ -332,3 +332,36 @@ func pairs(v any) (list []string) {
 	slices.Sort(list)
 	return list
 }
+
+// A wait that was begun when every condition was stored as JSON is read and resumed as
+// any other.
+func TestSpec03_ConditionsAsTheyWereStored(t *testing.T) {
+	at := onServer(t)
+	w := joinParty(t, at, partitions(1)).seed()
+	id := w.create(job{})
+	bound := w.suspend(w.claim(1, 0, "")[0], "go")
+	look := func() string {
+		x, err := w.GetSuspension(w.ctx, id)
+		w.ok(err)
+		list, err := w.ListPendingWaitpoints(w.ctx, flowfabric.ListPendingWaitpointsArgs{ExecutionID: id})
+		w.ok(err)
+		return reveal(x) + reveal(list)
+	}
+	now := look()
+	susp, cond := execKey(id, "susp"), flowfabric.Single("w", flowfabric.ByName("go")).JSON()
+	if stored := at.must("HGET", susp, "cond"); stored != "=go" {
+		t.Errorf("stored is %v", stored)
+	}
+	if encoding := at.of(susp).Must("OBJECT", "ENCODING", susp); encoding != "listpack" {
+		t.Errorf("the suspension is a %v", encoding)
+	}
+	at.must("HSET", susp, "cond", string(cond))
+	if then := look(); then != now {
+		t.Errorf("read %s\nwant %s", then, now)
+	}
+	w.deliver(signalTo(id, bound.WaitpointID, bound.Token, "no", ""), flowfabric.EffectMatcherFailed)
+	w.deliver(signalTo(id, bound.WaitpointID, bound.Token, "go", ""), flowfabric.EffectResumed)
+	if n := len(w.claim(1, 0, "")); n != 1 {
+		t.Errorf("%d tasks", n)
+	}
+}

@@ -30,6 +30,38 @@ function wait.set_suspension(r, ...)
   return wait.append(wait.noted(r).susp, ...)
 end
 
+-- The one signal by name that most waits are for is stored as '=' and the name: the key
+-- is that of the only waitpoint. So short, the suspension stays compact in memory.
+local SINGLE, BY_NAME = '{"v":1,"kind":"single","waitpoint_key":"', '","matcher":{"kind":"by_name","name":"'
+
+-- quotable tells whether a text stands in JSON as it is, between quotes.
+local function quotable(text)
+  return not string.find(text, '["\\]')
+end
+
+-- is_single tells whether a condition in JSON is one node that listens to the key.
+function wait.is_single(cond, key)
+  return quotable(key) and string.find(cond, SINGLE .. key .. '","matcher":{', 1, true) == 1
+end
+
+-- short is how a condition in JSON is stored. key: that of the only waitpoint.
+function wait.short(cond, key)
+  local from = SINGLE .. key .. BY_NAME
+  if not quotable(key) or string.find(cond, from, 1, true) ~= 1 or string.sub(cond, -3) ~= '"}}' then
+    return cond
+  end
+  local name = string.sub(cond, #from + 1, -4)
+  return quotable(name) and '=' .. name or cond
+end
+
+-- long is a stored condition in JSON again.
+function wait.long(cond, wps)
+  if string.byte(cond) ~= 61 then
+    return cond
+  end
+  return SINGLE .. (string.match(wps or '', ' ([^\n]*)') or '') .. BY_NAME .. string.sub(cond, 2) .. '"}}'
+end
+
 -- leaves_of lists the single and count nodes in depth-first order and numbers them.
 local function leaves_of(node, list)
   if node.kind == 'single' or node.kind == 'count' then
@@ -48,7 +80,7 @@ function wait.open_condition(x)
   if x.tree then
     return
   end
-  x.tree = cjson.decode(x.cond)
+  x.tree = cjson.decode(wait.long(x.cond, x.wps))
   x.leaves = leaves_of(x.tree, {})
   x.counts = {}
   for n in string.gmatch(x.cnt or '', '%d+') do

@@ -21,7 +21,7 @@ local function supersede(r, at)
 end
 
 -- new_suspension notes the record that takes the place of the former one. x: {id,
--- reason, by, cond}.
+-- reason, by, cond as it is stored}.
 local function new_suspension(r, x, at)
   local f = r.f
   wait.noted(r).replaced = flag(r, 'w')
@@ -266,6 +266,9 @@ end
 -- its outcome, or nil and a refusal.
 local function make_suspension(r, a, x, bound, at)
   local open, pending = supersede(r, at)
+  if not bound[2] then
+    x.cond = wait.short(x.cond, bound[1].key)
+  end
   new_suspension(r, x, at)
   wait.begin(r)
   local met = replay_buffered(r, x, bound)

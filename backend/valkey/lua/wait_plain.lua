@@ -7,13 +7,6 @@
 -- A record with the flag x, whose fields may lie in the text hash, is never plain, nor is
 -- one that lacks a field: an error midway would leave half of the writes.
 
-local SINGLE = '{"v":1,"kind":"single","waitpoint_key":"'
-
--- quotable tells whether a text stands in JSON as it is, between quotes.
-local function quotable(text)
-  return not string.find(text, '["\\]')
-end
-
 -- numeric tells whether a field is there and a number.
 local function numeric(v)
   return v and tonumber(v)
@@ -49,35 +42,44 @@ local function held_plainly(core, a, at)
   return v, o[1] or ''
 end
 
--- plain_timeout returns true, and the timeout of the suspension to be, if any. A first
--- wait under a limit of its own on signals is not plain, nor is a timeout to be refused.
-local function plain_timeout(exec, tag, a, at, waited)
-  local r = { tag = tag, e = a[1] }
-  local none = a[11] == '' and a[12] == ''
-  if none or not waited or a[13] == '' then
-    if string.find(redis.call('GETRANGE', exec .. 'def', 64, 95), '^%d+ %d+ %d+ %d+ 2\n') then -- the policy is {}
-      if none then
-        return true
-      end
-      r.policy = {}
-    end
-    local limit = not waited and absent(policy_of(r).max_signals_per_execution)
-    if limit and limit ~= 10000 then
-      return nil
-    end
+-- says_all tells whether a suspend says all about its timeout that the policy could.
+local function says_all(a)
+  return a[13] ~= '' and (a[11] ~= '' or a[12] ~= '')
+end
+
+-- frozen_plainly reads into r what a suspend must know of the policy. It tells whether
+-- the policy is empty: the flag n says so from the first wait on.
+local function frozen_plainly(r, exec, flags)
+  if string.find(flags, 'n', 1, true) or
+    string.find(redis.call('GETRANGE', exec .. 'def', 64, 95), '^%d+ %d+ %d+ %d+ 2\n') then
+    r.policy = {}
+    return true
+  end
+  r.policy = policy_of(r)
+  return false
+end
+
+-- plain_timeout returns the timeout of the suspension to be, if any; false where it is to
+-- be refused.
+local function plain_timeout(r, a, at)
+  if a[11] == '' and a[12] == '' and not r.policy.suspension_policy then
+    return nil
   end
   local ends, behavior = wait.timeout_of(r, a, at)
-  return ends or not behavior, ends, behavior
+  if not ends and behavior then
+    return false
+  end
+  return ends, behavior
 end
 
 -- hold_plainly writes core and the indexes of a suspension.
-local function hold_plainly(core, tag, a, v, when, left, ends)
-  local call, flags, more = redis.call, v[12] or '', {}
+local function hold_plainly(core, tag, a, v, flags, when, left, ends)
+  local call, more = redis.call, {}
   if v[13] then
     call('HDEL', core, 'attempt_due')
   end
-  if not string.find(flags, 'w', 1, true) then
-    more[1], more[2] = 'flags', flags .. 'w'
+  if flags ~= (v[12] or '') then
+    more[1], more[2] = 'flags', flags
   end
   if ends then
     wait.append(more, 'sto', S(ends))
@@ -95,7 +97,7 @@ local function hold_plainly(core, tag, a, v, when, left, ends)
 end
 
 -- keep_plainly writes the suspension in place of a former one.
-local function keep_plainly(susp, waited, a, v, index, when, left, ends, behavior)
+local function keep_plainly(susp, waited, a, v, cond, index, when, left, ends, behavior)
   local more = {}
   if left ~= '' then
     more[1], more[2] = 'left', left
@@ -119,15 +121,18 @@ local function keep_plainly(susp, waited, a, v, index, when, left, ends, behavio
     redis.call('DEL', susp)
   end
   redis.call('HSET', susp, 'id', a[6], 'lease', v[7], 'epoch', v[8], 'att', v[6], 'idx', index, 'reason', a[8], 'by', a[10], 'at', when,
-    'cond', a[7], 'wps', a[20] .. ' ' .. a[21], unpack(more))
+    'cond', cond, 'wps', a[20] .. ' ' .. a[21], unpack(more))
 end
 
 -- suspend_plainly suspends until one signal on one fresh waitpoint, without a key for
 -- a repeat. It returns the answer.
 function wait.suspend_plainly(tag, a, at, when)
   local id, key = a[20], a[21]
-  if #a ~= 22 or a[18] ~= '' or key == '' or a[22] == '' or not quotable(key) or
-    string.find(a[7], SINGLE .. key .. '","matcher":{', 1, true) ~= 1 then
+  if #a ~= 22 or a[18] ~= '' or key == '' or a[22] == '' then
+    return nil
+  end
+  local cond = wait.short(a[7], key)
+  if cond == a[7] and not wait.is_single(cond, key) then
     return nil
   end
   local call, e = redis.call, a[1]
@@ -137,29 +142,38 @@ function wait.suspend_plainly(tag, a, at, when)
   if not v then
     return nil
   end
-  local waited = v[12] and string.find(v[12], 'w', 1, true)
+  local flags, r = v[12] or '', { tag = tag, e = e }
+  local waited = string.find(flags, 'w', 1, true)
+  local bare = not (waited and says_all(a)) and frozen_plainly(r, exec, flags)
+  if not waited then
+    local limit = absent(r.policy.max_signals_per_execution)
+    if limit and limit ~= 10000 then
+      return nil
+    end
+    flags = flags .. (bare and 'wn' or 'w')
+  end
   if (waited and call('ZCOUNT', waitpoints, 0, wait.LAST_OPEN) > 0) or call('EXISTS', wp) == 1 or
     call('HGET', 'ff:sec:' .. tag .. ':waitpoint_hmac', 'current_kid') ~= a[19] then
     return nil
   end
-  local plain, ends, behavior = plain_timeout(exec, tag, a, at, waited)
-  if not plain then
+  local ends, behavior = plain_timeout(r, a, at)
+  if ends == false then
     return nil
   end
 
   local left = v[13] and time_left({ f = { attempt_due = v[13] } }, at) or ''
   local index = S(v[5] - 1)
-  hold_plainly(core, tag, a, v, when, left, ends)
+  hold_plainly(core, tag, a, v, flags, when, left, ends)
   if leases_on then
     feed_event(tag, 'leases', 'released\n' .. e .. '\n' .. v[4] .. '\n' .. v[3] .. '\n' .. flow .. '\n' .. when .. '\n' .. index .. '\n' ..
-      v[6] .. '\n' .. tags_of(tag, e, v[12] or '') .. '\n' .. v[7] .. '\n' .. v[8] .. '\n' .. v[10] .. '\n' .. v[11] ..
+      v[6] .. '\n' .. tags_of(tag, e, flags) .. '\n' .. v[7] .. '\n' .. v[8] .. '\n' .. v[10] .. '\n' .. v[11] ..
       '\n\n\n\n\n\n\nsuspend')
   end
   call('SPUBLISH', 'ff:done:' .. tag, '\31' .. e)
   call('HSET', wp, 'x', e, 'k', key, 'a', v[6], 'i', index, 'kid', a[19], 'dg', a[22], 'at', when, 'sid', a[6], 's', 'a', 'act', when,
     'exp', ends and S(ends) or '')
   call('ZADD', waitpoints, wait.RANK.a, id)
-  keep_plainly(exec .. 'susp', waited, a, v, index, when, left, ends, behavior)
+  keep_plainly(exec .. 'susp', waited, a, v, cond, index, when, left, ends, behavior)
   return { '0', 's', a[6], '1', id, key, a[19] .. ':' .. a[22] }
 end
 
@@ -170,7 +184,7 @@ end
 local function held_by_wait(core, wp, tag, a)
   local call = redis.call
   local v = call('HMGET', core, 'public_state', 'st', 'lane_id', 'namespace', 'created_at', 'priority', 'bk', 'flags', 'attempts', 'aid',
-    'flow_id', 'sq', 'sl', 'sto', 'deadline', 'wpx')
+    'wpx', 'sq', 'sl', 'sto', 'deadline')
   if v[2] ~= 'Si' or v[1] ~= 'suspended' or (a[15] ~= '' and a[15] ~= v[3]) or N(v[12] or nil, 0) >= N(v[13] or nil, 10000) or
     not (numeric(v[5]) and numeric(v[9]) and v[3] and v[4] and v[7] and v[8] and v[10]) or string.find(v[8], 'x', 1, true) then
     return nil
@@ -187,21 +201,15 @@ local function held_by_wait(core, wp, tag, a)
 end
 
 -- effect_on is what a signal does to an open condition of one node, which nothing has
--- satisfied yet: r when it does, m when the matcher refuses it. A matcher by name alone
--- is told by its text.
+-- satisfied yet: r when it does, m when the matcher refuses it; nil for other conditions.
 local function effect_on(cond, a)
-  local key, name = a[3], a[6]
-  if quotable(key) and quotable(name) and cond == SINGLE .. key .. '","matcher":{"kind":"by_name","name":"' .. name .. '"}}' then
-    return 'r'
-  end
-  if string.find(cond, SINGLE, 1, true) ~= 1 then
+  if string.byte(cond) == 61 then -- '=' and the name
+    return cond == '=' .. a[6] and 'r' or 'm'
+  elseif not wait.is_single(cond, a[3]) then
     return nil
   end
-  local leaf = cjson.decode(cond)
-  if leaf.waitpoint_key ~= key then
-    return nil
-  end
-  return wait.accepts(leaf.matcher, { name = name, category = a[7], source = a[8] }) and 'r' or 'm'
+  local g = { name = a[6], category = a[7], source = a[8] }
+  return wait.accepts(cjson.decode(cond).matcher, g) and 'r' or 'm'
 end
 
 -- offer_of is what a resumed execution is offered with: lane, namespace, capabilities
@@ -222,17 +230,18 @@ local function resume_plainly(core, tag, e, v, seq, when, score)
   call('HSET', core, 'public_state', 'waiting', 'st', 'Wi', 'sq', seq, 'updated_at', when)
   call('ZADD', lane_key(tag, v[3], 'el:' .. v[7]), score, e)
   if v[14] then
-    call('ZADD', 'ff:idx:' .. tag .. ':due', sooner(N(v[15] or nil), N(v[16] or nil)) or '+inf', e)
+    call('ZADD', 'ff:idx:' .. tag .. ':due', sooner(N(v[15] or nil), N(v[11] or nil)) or '+inf', e)
   end
 end
 
 -- signal_plainly writes the event of a signal.
-local function signal_plainly(tag, a, v, kind, effect, when)
+local function signal_plainly(core, tag, a, v, kind, effect, when)
   if not signals_on then
     return
   end
   local e, name = a[1], a[6]
-  feed_event(tag, 'signals', kind .. '\n' .. e .. '\n' .. v[4] .. '\n' .. v[3] .. '\n' .. (v[11] or '') .. '\n' .. when .. '\n' ..
+  local flow = string.find(v[8], 'o', 1, true) and redis.call('HGET', core, 'flow_id') or ''
+  feed_event(tag, 'signals', kind .. '\n' .. e .. '\n' .. v[4] .. '\n' .. v[3] .. '\n' .. flow .. '\n' .. when .. '\n' ..
     S(v[9] - 1) .. '\n' .. v[10] .. '\n' .. tags_of(tag, e, v[8]) .. '\n' .. a[5] .. '\n' .. a[2] .. '\n' .. effect .. '\n' ..
     #name .. '\n' .. name .. a[9])
   redis.call('SPUBLISH', 'ff:feed:' .. tag, 'signals')
@@ -273,7 +282,7 @@ function wait.deliver_plainly(tag, a, at, when)
   local seq, n, seen, offered = S(N(v[12] or nil, 0) + 1), S(had + 1), S(N(x[3] or nil, 0) + 1), ''
   if effect == 'm' then
     call('HSET', core, 'sq', seq, 'mutated_at', when)
-    signal_plainly(tag, a, v, 'no_op', 'm', when)
+    signal_plainly(core, tag, a, v, 'no_op', 'm', when)
     call('HSET', wp, 'n', n, 'last', when)
     call('HSET', susp, 'n', seen, 'last', when)
     record_plainly(signals, a, seq, 'm', when)
@@ -283,7 +292,7 @@ function wait.deliver_plainly(tag, a, at, when)
       return nil
     end
     resume_plainly(core, tag, e, v, seq, when, score)
-    signal_plainly(tag, a, v, 'satisfied', 'r', when)
+    signal_plainly(core, tag, a, v, 'satisfied', 'r', when)
     wake(tag, v[3], v[4], caps, score, e)
     call('HSET', wp, 'n', n, 'last', when, 'm', '1', 'sat', when, 's', 'c', 'cl', when, 'why', 'resumed')
     call('ZADD', exec .. 'waitpoints', wait.RANK.c, id)
@@ -315,6 +324,9 @@ local function left_behind(c)
   return c.left_behind
 end
 
+-- NEVER is what a first attempt has of former ones, where no flag says otherwise.
+local NEVER = {}
+
 -- claim_resumed claims an execution whose wait is over. first is what claim_first has
 -- read of it. It returns a task.
 function wait.claim_resumed(tag, lane, e, c, at, when, first)
@@ -324,8 +336,12 @@ function wait.claim_resumed(tag, lane, e, c, at, when, first)
   end
   local call, exec = redis.call, exec_key(tag, e, '')
   local core = exec .. 'core'
-  local v = call('HMGET', core, 'lane_id', 'aid', 'epoch', 'pz', 'wpx', 'le', 'pl', 'at', 'reclaims', 'fb', 'route', 'adm', 'attempts')
-  if v[1] ~= lane or v[6] or v[7] or not v[2] or not numeric(v[3]) or not numeric(v[13]) then
+  local v = call('HMGET', core, 'lane_id', 'aid', 'epoch', 'pz', 'wpx', 'le', 'route', 'adm', 'attempts')
+  local before = NEVER
+  if v[9] ~= '1' or string.find(flags, 'o', 1, true) then
+    before = call('HMGET', core, 'pl', 'at', 'reclaims', 'fb')
+  end
+  if v[1] ~= lane or v[6] or before[1] or not v[2] or not numeric(v[3]) or not numeric(v[9]) then
     return nil
   end
   local due, more, attempt_due = c.ends, c.more, ''
@@ -336,7 +352,7 @@ function wait.claim_resumed(tag, lane, e, c, at, when, first)
     more = { 'attempt_due', attempt_due, unpack(more) }
   end
   due = sooner(sooner(due, N(deadline or nil)), N(v[5] or nil))
-  local index, epoch, tags = S(v[13] - 1), S(v[3] + 1), tags_of(tag, e, flags)
+  local index, epoch, tags = S(v[9] - 1), S(v[3] + 1), tags_of(tag, e, flags)
   call('HDEL', core, unpack(left_behind(c)))
   call('HSET', core, 'public_state', 'active', 'st', 'Ar', 'epoch', epoch, 'lease_id', c.lease, 'worker', c.worker, 'wi', c.instance,
     'lx', c.expires, 'rs', when, 'updated_at', when, unpack(more))
@@ -349,7 +365,7 @@ function wait.claim_resumed(tag, lane, e, c, at, when, first)
   end
   local def = not string.find(flags, 'p', 1, true) and (call('GET', exec .. 'def') or '')
   return {
-    when, e, index, v[2], v[8] or '', 's', c.lease, epoch, c.expires, attempt_due, deadline or '', v[9] or '0', v[10] or '0', flow,
-    namespace, v[11] or '', v[12] or '', c.instance, tags, def, '0', lane,
+    when, e, index, v[2], before[2] or '', 's', c.lease, epoch, c.expires, attempt_due, deadline or '', before[3] or '0',
+    before[4] or '0', flow, namespace, v[7] or '', v[8] or '', c.instance, tags, def, '0', lane,
   }
 end

@@ -46,13 +46,17 @@ function wait.append(list, field, value, ...)
   end
 end
 
--- begin notes that an execution has waits, before its first one. The limit on
--- its signals comes into core where it is not the usual one.
+-- begin notes that an execution has waits, before its first one, and whether its
+-- policy is empty, so that later ones need not read it. The limit on its signals comes
+-- into core where it is not the usual one.
 function wait.begin(r)
   if flag(r, 'w') then
     return
   end
   set_flag(r, 'w')
+  if not next(policy_of(r)) then
+    set_flag(r, 'n')
+  end
   local limit = absent(policy_of(r).max_signals_per_execution)
   if limit and limit ~= 10000 then
     put(r, 'sl', S(limit))
@@ -347,8 +351,8 @@ function wait.read.w(tag, e, a)
     end
   end
   table.sort(ids)
-  local x = redis.call('HMGET', exec_key(tag, e, 'susp'), 'cond', 'esc')
-  local out = { #ids > limit and '1' or '0', x[1] or '', x[2] or '' }
+  local x = redis.call('HMGET', exec_key(tag, e, 'susp'), 'cond', 'esc', 'wps')
+  local out = { #ids > limit and '1' or '0', x[1] and wait.long(x[1], x[3]) or '', x[2] or '' }
   for i = 1, math.min(limit, #ids) do
     out[#out + 1] = ids[i]
     for _, v in ipairs(redis.call('HMGET', wait.key(tag, ids[i]), 'k', 's', 'at', 'act', 'exp', 'kid', 'dg')) do
