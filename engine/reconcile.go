@@ -14,8 +14,8 @@ import (
 const (
 	// reconcileBatch is how many executions one step of a repair looks at.
 	reconcileBatch = 100
-	// reconcileShare is the part of the time the index reconciler may take: 0.4 %.
-	reconcileShare = 250
+	// reconcileShare is the part of the time the index reconciler may take: 0.25 %.
+	reconcileShare = 400
 	// maxViolations bounds the violations a job keeps.
 	maxViolations = 1000
 	// maxJobs bounds the repairs on request that run at one time, keptJobs those

@@ -200,7 +200,7 @@ func TestIndexReconcilerMovesOn(t *testing.T) {
 		f.reconcile = func(args flowfabric.ReconcileArgs) (flowfabric.ReconcileResult, error) {
 			visits = append(visits, args)
 			seen[args.Partition]++
-			time.Sleep(60 * time.Millisecond)
+			time.Sleep(45 * time.Millisecond)
 			res := flowfabric.ReconcileResult{Examined: args.Limit, Repaired: 1, Violations: []string{"V1"}}
 			if args.Cursor == "" {
 				res.Next = "half"
@@ -209,7 +209,7 @@ func TestIndexReconcilerMovesOn(t *testing.T) {
 		}
 		e := start(t, f, quiet)
 		defer stop(t, e)
-		for range 3 { // 180 ms each: three batches
+		for range 3 { // 112 ms each: three batches
 			if s, err := e.RunScanner(t.Context(), DutyIndexReconciler); err != nil || s.Errors != 0 {
 				t.Fatal(s, err)
 			}

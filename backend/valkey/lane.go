@@ -24,10 +24,12 @@ const (
 	// sweepBatch is how many executions one call of a sweep moves.
 	sweepBatch = 200
 	// A count over many executions is remembered for countCacheFor, or for
-	// countCacheCost times as long as it took.
+	// countCacheCost times as long as it took; by a sample for sampleCost times as
+	// long.
 	countCacheOver = 5_000
 	countCacheFor  = 2 * time.Second
 	countCacheCost = 20
+	sampleCost     = 500
 
 	// channelAdmin tells all processes of changes to lanes and to the registry.
 	channelAdmin = "ff:admin:{fp:0}"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flowfabric/flowfabric"
 	"github.com/flowfabric/flowfabric/internal/rules"
@@ -192,6 +193,40 @@ func TestCountsOfALargePartition(t *testing.T) {
 	c, err := r.countLanes(r.ctx)
 	r.ok(err)
 	equal(t, "counted", fmt.Sprint(c.live("a"), c.examined), "2560 2560")
+}
+
+// Of a store that is too large to be counted every time, gauges get the depths from
+// the indexes, and the rest as of the last count. (Specification 08, section 8.)
+func TestSamplesOfLanesComeFromTheIndexes(t *testing.T) {
+	r := openRouted(t)
+	var ids []flowfabric.ExecutionID
+	for p := range uint16(testPartitions) {
+		ids = append(ids, r.create(p, "a", "ns", "", 0), r.create(p, "a", "ns", "gpu", 3))
+	}
+	r.create(1, "b", "ns", "", 0)
+	for _, lane := range []flowfabric.LaneID{"a", "b", "idle"} {
+		_, _, err := r.lane(r.ctx, lane)
+		r.ok(err)
+	}
+	taken := append(r.claim(0, "a", "ns", "", "i"), r.claim(2, "a", "ns", "", "i")...)
+	r.advance(30_000)
+	_, err := r.MarkLeaseExpiredIfDue(r.ctx, taken[1]) // offered again, and still active
+	r.ok(err)
+	_, err = r.PauseExecution(r.ctx, flowfabric.BlockExecutionArgs{ExecutionID: ids[8]})
+	r.ok(err)
+	exact, err := r.ListLanes(r.ctx, flowfabric.ListLanesArgs{})
+	r.ok(err)
+	fresh, err := r.SampleLanes(r.ctx)
+	r.ok(err)
+	equal(t, "sample of a small store", fresh, exact.Lanes)
+
+	r.routing.lanes.counts = &laneCounts{at: r.readNow(), took: time.Hour, by: map[flowfabric.LaneID]map[flowfabric.PublicState]int64{
+		"a": {flowfabric.PublicCompleted: 7, flowfabric.PublicWaiting: 99}, "b": {flowfabric.PublicActive: 99}}}
+	sample, err := r.SampleLanes(r.ctx)
+	r.ok(err)
+	exact.Lanes[0].Counts[flowfabric.PublicCompleted] = 7
+	equal(t, "sample of a large store", sample, exact.Lanes)
+	equal(t, "waiting, active", fmt.Sprint(sample[0].Counts[flowfabric.PublicWaiting], sample[0].Counts[flowfabric.PublicActive]), "14 2")
 }
 
 func TestDisabledLaneIsSweptBothWays(t *testing.T) {

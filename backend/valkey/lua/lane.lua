@@ -252,23 +252,57 @@ local function oldest_in(key, at)
   end
 end
 
--- ff_oldest_eligible
+-- lost_in is how many of the lane's active executions have a lapsed or revoked
+-- lease, as far as that is quickly told: those may be offered too.
+local function lost_in(key, active)
+  local n = 0
+  if active > 0 and active <= 1000 then
+    for _, holder in ipairs(redis.call('HVALS', key)) do
+      n = n + (string.byte(holder) == 45 and 1 or 0)
+    end
+  end
+  return n
+end
+
+-- depth_of is what the indexes tell of a lane on a partition.
+local function depth_of(tag, lane, at)
+  local oldest
+  local offered = 0
+  for _, bk in ipairs((bucket_names(tag, lane))) do
+    local n = offered_in(tag, lane, bk)
+    if n > 0 then
+      offered = offered + n
+      oldest = sooner(oldest, oldest_in(lane_key(tag, lane, 'el:' .. bk), at))
+    end
+  end
+  local function blocked(kind)
+    return redis.call('ZCARD', lane_key(tag, lane, 'blocked:' .. kind))
+  end
+  local key = lane_key(tag, lane, 'active')
+  local active = redis.call('HLEN', key)
+  local waiting = math.max(offered - lost_in(key, active), 0) + blocked('lane_state') + blocked('operator')
+  return (oldest and S(oldest) or '0') .. ' ' .. waiting .. ' ' .. active .. ' ' .. blocked('dependencies') .. ' ' ..
+    blocked('budget') + blocked('quota')
+end
+
+-- ff_lane_depths
 -- KEYS 1 routing key
 -- ARGV number of lanes, lanes, then the tags of other partitions to look at as well
 --      (on one node only)
--- Returns for each partition, per lane, the creation of its oldest offered
---      execution, or ''.
-redis.register_function{ function_name = 'ff_oldest_eligible', flags = { 'no-writes' }, callback = function(keys, a)
+-- Returns for each partition, per lane, '' when it never had a member there, else
+--      the creation of its oldest offered execution (0 without one) and how many
+--      are waiting, active, waiting for children and rate limited, as the indexes
+--      have it, a space between them.
+redis.register_function{ function_name = 'ff_lane_depths', flags = { 'no-writes' }, callback = function(keys, a)
   local at = now()
   local lanes, n = listed_lanes(a)
   return each_partition(keys, a, n, function(tag)
-    local out = {}
+    local here, out = {}, {}
+    for _, lane in ipairs(redis.call('SMEMBERS', 'ff:idx:' .. tag .. ':lanes')) do
+      here[lane] = true
+    end
     for i, lane in ipairs(lanes) do
-      local oldest
-      for _, bk in ipairs((bucket_names(tag, lane))) do
-        oldest = sooner(oldest, oldest_in(lane_key(tag, lane, 'el:' .. bk), at))
-      end
-      out[i] = oldest and S(oldest) or ''
+      out[i] = here[lane] and depth_of(tag, lane, at) or ''
     end
     return out
   end)
