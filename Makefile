@@ -30,7 +30,7 @@ lint: ## formatting, vet and static analysis, of Go and of Valkey's Lua
 	@scripts/install-test-deps
 	@scripts/lint-lua
 
-bench: build ## the figures of the README: lifecycles on the embedded store and over HTTP
+bench: build ## the figures of the README: lifecycles and waits, embedded, on Valkey, over HTTP
 	scripts/bench
 
 fuzz: ## ten seconds of every fuzz target
