@@ -222,6 +222,33 @@ func capabilityScenarios(r *runner) {
 		s.is(gpu, uncoveredVector())
 	})
 
+	r.scenario("02.8 a worker that registers anew to live shorter covers no longer", func(s *scene) {
+		args := registerArgs(workerB.can("gpu"), "0190f3c2-7b1a-7c3d-8e4f-0123456789ab")
+		args.LivenessTTLMs = 60_000
+		_, err := s.Backend.RegisterWorker(s.ctx, args)
+		s.ok(err)
+		gpu := s.create(withCapabilities("gpu"))
+		s.takeTasks(workerA.can("cpu"), 1)
+		s.is(gpu, waitingVector(flowfabric.AttemptPendingFirst))
+		args.LivenessTTLMs = 1000
+		_, err = s.Backend.RegisterWorker(s.ctx, args)
+		s.ok(err)
+		s.advance(1000)
+		s.takeTasks(workerA.can("cpu"), 1)
+		s.is(gpu, uncoveredVector())
+	})
+
+	r.scenario("02.8 an uncovered bucket is labelled though a lapsed grant hides its member", func(s *scene) {
+		s.register(workerA.can("cpu"))
+		gpu := s.create(withCapabilities("gpu"))
+		_, err := s.store().IssueClaimGrant(s.ctx, grantArgs(gpu, workerB.can("gpu"), 1))
+		s.ok(err)
+		s.advance(10) // nothing has put it back yet
+		_, err = s.Backend.IssueGrantAndClaim(s.ctx, directArgs(gpu, workerA.can("cpu")))
+		s.assertCode(err, flowfabric.CodeCapabilityMismatch)
+		s.is(gpu, uncoveredVector())
+	})
+
 	r.scenario("02.8 ExplainRouting", func(s *scene) {
 		id := s.create(withCapabilities("gpu", "cuda"))
 		s.register(workerA.can("cpu"))

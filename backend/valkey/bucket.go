@@ -234,8 +234,9 @@ func (s *Store) label(ctx context.Context, at laneAt, name string) (rules.Label,
 // has been named and which no live worker covers. The caller passes buckets that
 // it knows to have members, at most [flowfabric.MaxUncoveredBuckets] of them. The
 // answer counts the buckets labelled, those of one name on several partitions
-// once. Where the registry cannot be read nothing is labelled.
-func (s *Store) uncovered(ctx context.Context, list []bucketAt) (labelled int, err error) {
+// once. Where the registry cannot be read nothing is labelled. With hidden the
+// members are known to be there though a lapsed grant may still hide them.
+func (s *Store) uncovered(ctx context.Context, list []bucketAt, hidden bool) (labelled int, err error) {
 	if list, err = s.inNamedLanes(ctx, s.unmarked(list)); err != nil || len(list) == 0 {
 		return 0, err
 	}
@@ -250,7 +251,7 @@ func (s *Store) uncovered(ctx context.Context, list []bucketAt) (labelled int, e
 		return 0, nil
 	}
 	list = slices.DeleteFunc(list, func(b bucketAt) bool { return s.coveredBy(reg, b.requirement()) })
-	fresh, err := s.markBuckets(ctx, list)
+	fresh, err := s.markBuckets(ctx, list, hidden)
 	distinct := make(map[requirement]bool, len(fresh))
 	for _, b := range fresh {
 		distinct[b.requirement()] = true
@@ -320,9 +321,9 @@ func (s *Store) inNamedLanes(ctx context.Context, list []bucketAt) ([]bucketAt, 
 
 // markBuckets labels buckets that have members, and returns those whose label is
 // new.
-func (s *Store) markBuckets(ctx context.Context, list []bucketAt) ([]bucketAt, error) {
+func (s *Store) markBuckets(ctx context.Context, list []bucketAt, hidden bool) ([]bucketAt, error) {
 	now := s.Now()
-	got, err := s.eachBucket(ctx, "ff_mark_bucket", list)
+	got, err := s.eachBucket(ctx, "ff_mark_bucket", list, mark(hidden))
 	var fresh []bucketAt
 	c := &s.routing.buckets
 	c.mu.Lock()
@@ -370,10 +371,10 @@ func (s *Store) liftBuckets(ctx context.Context, list []bucketAt) (int, error) {
 	return lifted, err
 }
 
-// eachBucket calls a function that takes pairs of lane and bucket, one call for
-// each partition and bucketBatch of them, and returns the answer for each bucket:
-// "" where the call failed.
-func (s *Store) eachBucket(ctx context.Context, fn string, list []bucketAt) (out []string, err error) {
+// eachBucket calls a function that takes pairs of lane and bucket behind the
+// arguments first, one call for each partition and bucketBatch of them, and returns
+// the answer for each bucket: "" where the call failed.
+func (s *Store) eachBucket(ctx context.Context, fn string, list []bucketAt, first ...string) (out []string, err error) {
 	out = make([]string, len(list))
 	byPart := make(map[uint16][]int)
 	for i, b := range list {
@@ -383,7 +384,7 @@ func (s *Store) eachBucket(ctx context.Context, fn string, list []bucketAt) (out
 	var items [][]int
 	for part, all := range byPart {
 		for some := range slices.Chunk(all, bucketBatch) {
-			args := make([]string, 0, 2*len(some))
+			args := append(make([]string, 0, len(first)+2*len(some)), first...)
 			for _, i := range some {
 				args = append(args, string(list[i].lane), list[i].name)
 			}
@@ -481,7 +482,7 @@ func (s *Store) SweepRouteLabels(ctx context.Context) (res flowfabric.SweepResul
 	}
 	lifted, failed := s.liftBuckets(ctx, slices.DeleteFunc(labelled, func(b bucketAt) bool { return !covered(b) }))
 	err = cmp.Or(err, failed)
-	fresh, failed := s.markBuckets(ctx, slices.DeleteFunc(plain, covered))
+	fresh, failed := s.markBuckets(ctx, slices.DeleteFunc(plain, covered), false)
 	res.Rows = lifted + len(fresh)
 	return res, cmp.Or(err, failed)
 }

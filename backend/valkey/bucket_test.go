@@ -43,7 +43,7 @@ func TestLabels(t *testing.T) {
 	r.create(1, "a", "ns", "gpu", 0)
 	r.create(2, "a", "ns", "gpu", 0)
 	mark := func() int {
-		n, err := r.uncovered(r.ctx, []bucketAt{gpu, again, empty})
+		n, err := r.uncovered(r.ctx, []bucketAt{gpu, again, empty}, false)
 		r.ok(err)
 		return n
 	}

@@ -162,7 +162,7 @@ func (s *Store) labelBucketOf(ctx context.Context, id flowfabric.ExecutionID) er
 		return err
 	}
 	if b, ok := parseBucket(name, descriptor); ok {
-		_, err = s.uncovered(ctx, []bucketAt{{at, b}})
+		_, err = s.uncovered(ctx, []bucketAt{{at, b}}, true)
 	}
 	return err
 }

@@ -68,10 +68,13 @@ func (c *workerCache) forgetCoverage() {
 	clear(c.covered)
 }
 
+// forget drops what is remembered of a claimer that has just registered itself: it
+// may live shorter than what it is known to cover was told.
 func (c *workerCache) forget(k workerKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.asked, k)
+	clear(c.covered)
 }
 
 // stands reports whether what a claim says has been written and needs no writing
@@ -88,6 +91,9 @@ func (c *workerCache) keep(k workerKey, v *asked) {
 	defer c.mu.Unlock()
 	if c.asked == nil || len(c.asked) > workersMost {
 		c.asked = make(map[workerKey]*asked)
+	}
+	if was := c.asked[k]; was == nil || was.waitMs > v.waitMs {
+		clear(c.covered) // it may live shorter now
 	}
 	c.asked[k] = v
 }

@@ -62,7 +62,7 @@ func TestAClaimOfARegisteredWorkerIsAHeartbeat(t *testing.T) {
 	r.create(1, "a", "ns", "gpu", 0)
 	r.register("ns", "i", []flowfabric.LaneID{"a"}, "cpu")
 	gpu := bucketAt{laneAt{1, "a"}, bucket{bucketName("ns", "gpu"), "ns", []string{"gpu"}}}
-	n, err := r.uncovered(r.ctx, []bucketAt{gpu})
+	n, err := r.uncovered(r.ctx, []bucketAt{gpu}, false)
 	r.ok(err)
 	equal(t, "labelled", n, 1)
 	r.advance(40_000)

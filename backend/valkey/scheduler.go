@@ -647,7 +647,7 @@ func (c *claim) label(ctx context.Context) error {
 	if len(list) == 0 {
 		return nil
 	}
-	n, err := c.s.uncovered(ctx, list)
+	n, err := c.s.uncovered(ctx, list, false)
 	c.res.UncoveredLabelled = n
 	return err
 }

@@ -110,16 +110,17 @@ redis.register_function{ function_name = 'ff_list_buckets', flags = { 'no-writes
 end }
 
 -- ff_mark_bucket (batch)
--- Labels buckets that no live worker covers. One that is empty gets no label; one
+-- Labels buckets that no live worker covers. One that is empty gets no label, but
+-- for one that is known to have a member, which a lapsed grant may still hide; one
 -- that has it is told of the mismatch, once a second.
 -- KEYS 1 routing key
--- ARGV 2 an item: lane, bucket
+-- ARGV '1' where the buckets have members, then 2 an item: lane, bucket
 -- Returns per item '1' when the label is new, '2' when it was there, '0' without.
 redis.register_function('ff_mark_bucket', function(keys, a)
   local tag = enter(keys)
   local at = now()
   local out = {}
-  for i = 1, #a, 2 do
+  for i = 2, #a, 2 do
     local lane, bk = a[i], a[i + 1]
     local registry = lane_key(tag, lane, 'buckets')
     local v = redis.call('HMGET', registry, bk, 'u:' .. bk, 'm:' .. bk)
@@ -129,7 +130,7 @@ redis.register_function('ff_mark_bucket', function(keys, a)
       if at - tonumber(v[3] or 0) >= 1000 then
         redis.call('HSET', registry, 'm:' .. bk, S(at))
       end
-    elseif v[1] and offered_in(tag, lane, bk) > 0 then
+    elseif v[1] and (a[1] == '1' or offered_in(tag, lane, bk) > 0) then
       redis.call('HSET', registry, 'u:' .. bk, S(at), 'm:' .. bk, S(at))
       out[#out] = '1'
     end
