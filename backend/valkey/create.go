@@ -329,16 +329,13 @@ func createOptions(p *rules.Prepared) (string, error) {
 	if n := rules.MaxReclaims(p.State.Policy); n != flowfabric.DefaultMaxReclaims {
 		reclaims = strconv.FormatUint(uint64(n), 10)
 	}
-	options := strings.Join([]string{optional(int64(x.Priority)), optional(int64(p.DelayUntil)), optional(int64(p.DeadlineAt)),
-		optional(p.DeadlineMs), optional(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, tags}, " ")
-	if options == noOptions {
+	options := [...]string{optional(int64(x.Priority)), optional(int64(p.DelayUntil)), optional(int64(p.DeadlineAt)), optional(p.DeadlineMs),
+		optional(rules.AttemptTimeoutMs(p.State.Policy, 0)), retention, reclaims, tags}
+	if options == [len(options)]string{} {
 		return "", nil
 	}
-	return options, nil
+	return strings.Join(options[:], " "), nil
 }
-
-// noOptions is what createOptions has where each of them is empty.
-const noOptions = "       "
 
 // created reads the answer to one create.
 func (s *Store) created(it *batchItem, p *rules.Prepared) (res flowfabric.CreateExecutionResult, err error) {

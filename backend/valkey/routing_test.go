@@ -133,7 +133,7 @@ func (r *routed) create(part uint16, lane flowfabric.LaneID, ns flowfabric.Names
 		def = strings.Repeat("0", 64) + "1 1 4 0 " + strconv.Itoa(len(policy)) + "\nkcjson" + policy
 	}
 	got, err := r.callStrs(r.ctx, "ff_create_execution", r.tag(part), uuidOf(id), string(lane), string(ns), bucketName(ns, caps), caps, def,
-		strconv.Itoa(priority)+noOptions, "")
+		strconv.Itoa(priority)+strings.Repeat(" ", 7), "")
 	r.ok(err)
 	if got[0] != "cwaiting" {
 		r.t.Fatalf("create gives %q", got[0])

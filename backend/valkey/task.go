@@ -87,7 +87,8 @@ type taskIDs struct {
 // parts are the elements of the i-th task: one text, or it and a definition, of a
 // first claim; else taskSize and more.
 func (t *newTasks) parts(i int) elements {
-	if list, err := t.list[i].ToArray(); err == nil {
+	if t.list[i].IsArray() {
+		list, _ := t.list[i].ToArray()
 		return list
 	}
 	return t.list[i : i+1]
@@ -132,7 +133,7 @@ func (s *Store) readDefs(ctx context.Context, all []*newTasks) {
 		for some := range slices.Chunk(left, defsAtOnce) {
 			keys := make([]string, len(some))
 			for k, i := range some {
-				keys[k] = execKey(flowfabric.ExecutionID(s.tag(t.part)+":"+t.uuid(t.parts(i))), "def")
+				keys[k] = "ff:exec:" + s.tag(t.part) + ":" + t.uuid(t.parts(i)) + ":def"
 			}
 			cmds = append(cmds, s.b.Mget().Key(keys...).Build())
 			places = append(places, place{t, some})
