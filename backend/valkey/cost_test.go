@@ -327,3 +327,21 @@ func (c *costs) report(b *testing.B) {
 	b.ReportMetric(total, "lifecycle-µs")
 	b.ReportMetric(total/empty, "lifecycle-ratio")
 }
+
+// A batch of creates looks once for who waits in a lane, however its lanes alternate.
+func TestABatchLooksOnceForWhoWaitsInALane(t *testing.T) {
+	at := onServer(t)
+	p := joinParty(t, at, partitions(1))
+	items := func(n int) []flowfabric.CreateExecutionArgs {
+		list := make([]flowfabric.CreateExecutionArgs, n)
+		for i := range list {
+			list[i] = job{change: func(a *flowfabric.CreateExecutionArgs) { a.LaneID = []flowfabric.LaneID{partyLane, "other"}[i%2] }}.args()
+		}
+		return list
+	}
+	p.createAll(items(2)...) // the lanes and their buckets are made
+	got := commandsOf(t, at.server, func() { p.createAll(items(6)...) })
+	if !strings.HasPrefix(got, "del 2, fcall 1, hexists 2,") {
+		t.Errorf("got %s", got)
+	}
+}

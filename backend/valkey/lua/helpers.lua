@@ -113,7 +113,7 @@ end
 -- index and the events of a feed, each of which go together, one command in place of
 -- one an item. With batch.single, the call's only item, nothing is collected.
 local function new_batch(tag, single)
-  return { single = single, due = 'ff:idx:' .. tag .. ':due', lane = false, active = false, woken = false }
+  return { single = single, due = 'ff:idx:' .. tag .. ':due', lane = false, active = false, woken = not single and {} }
 end
 
 -- active_of is the key of a lane's active executions; the lane is most often that of
@@ -131,18 +131,23 @@ local function append2(list, x, y)
   list[n + 1], list[n + 2], list.n = x, y, n + 2
 end
 
--- collect makes a write to an index, or notes it for settle.
-local function collect(batch, command, key, x, y)
-  if batch.single then
-    return redis.call(command, key, x, y)
-  end
+-- writes_to is what is noted for a key of the batch, from the command on.
+local function writes_to(batch, command, key)
   local writes = batch[key]
   if not writes then
     writes = { command, key, n = 2 }
     batch[key] = writes
     batch[#batch + 1] = writes
   end
-  append2(writes, x, y)
+  return writes
+end
+
+-- collect makes a write to an index, or notes it for settle.
+local function collect(batch, command, key, x, y)
+  if batch.single then
+    return redis.call(command, key, x, y)
+  end
+  append2(writes_to(batch, command, key), x, y)
 end
 
 -- collect_removal is collect for a command that takes no second value.
@@ -150,12 +155,7 @@ local function collect_removal(batch, command, key, x)
   if batch.single then
     return redis.call(command, key, x)
   end
-  local writes = batch[key]
-  if not writes then
-    writes = { command, key, n = 2 }
-    batch[key] = writes
-    batch[#batch + 1] = writes
-  end
+  local writes = writes_to(batch, command, key)
   local n = writes.n + 1
   writes[n], writes.n = x, n
 end
