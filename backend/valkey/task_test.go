@@ -109,3 +109,27 @@ func TestLargeDefinitionsAreMarked(t *testing.T) {
 		}
 	}
 }
+
+// A definition that could not be read is no sign that it is bad: the error is told,
+// and the lease is left to run out.
+func TestALargeDefinitionThatCannotBeRead(t *testing.T) {
+	at := onServer(t)
+	p := joinParty(t, at)
+	id := p.create(bigJob(3, 4096))
+	lease, attempt := mint("", "")
+	msg, err := p.call(p.ctx, "ff_claim_next", p.tag(3), string(partyLane), "pool", "pool-1", "", "", "30000", "s", "c", "1", "", "1",
+		bucketName(partyNamespace, ""), lease, attempt)
+	p.ok(err)
+	list, err := elementsOf("ff_claim_next", &msg, 4)
+	p.ok(err)
+	down := flowfabric.NewError(flowfabric.CodeStoreUnavailable, "the store is gone")
+	tasks := newTasks{part: 3, lane: partyLane, list: list[3:], lost: down,
+		ids: []taskIDs{{flowfabric.LeaseID(lease), flowfabric.AttemptID(attempt)}}}
+	if _, err := p.receive(p.ctx, "claim_tasks", &tasks, 0); err != error(down) {
+		t.Errorf("received: %v", err)
+	}
+	core, _ := at.server.Must("HMGET", execKey(id, "core"), "st", "hold").([]any)
+	if !slices.Equal(core, []any{"Ar", nil}) {
+		t.Errorf("the execution is %v", core)
+	}
+}
